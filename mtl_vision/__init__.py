@@ -1,0 +1,1 @@
+"""Dense multi-task vision in JAX."""

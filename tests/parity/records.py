@@ -1,0 +1,42 @@
+"""Records of reference implementations: where they are, what is in them, how close is equal."""
+
+import json
+import os
+import pathlib
+from typing import Any
+
+import numpy as np
+
+FOLDER = pathlib.Path(
+    os.environ.get("MTL_VISION_FIXTURES") or pathlib.Path(__file__).parents[1] / "fixtures"
+)
+
+
+def records(kind: str) -> list[pathlib.Path]:
+    """Returns every record whose metadata names exactly `kind`; there must be one at least."""
+    found = [f for f in sorted(FOLDER.glob(f"{kind}_*.npz")) if load(f)[0]["kind"] == kind]
+    assert found, f"no record of kind {kind!r} in {FOLDER}"
+    return found
+
+
+def load(file: pathlib.Path) -> tuple[dict[str, Any], Any]:
+    """Returns (metadata, arrays by name, read when asked for)."""
+    arrays = np.load(file, allow_pickle=False)
+    return json.loads(str(arrays["meta"])), arrays
+
+
+def group(arrays: Any, prefix: str) -> dict[str, np.ndarray]:
+    """Returns the arrays below ``prefix/``, by the rest of their names."""
+    return {
+        name.removeprefix(f"{prefix}/"): arrays[name]
+        for name in arrays.files
+        if name.startswith(f"{prefix}/")
+    }
+
+
+def assert_close(actual: Any, expected: Any, tolerance: float, what: str = "") -> None:
+    """Asserts ``max |a - b| <= tolerance * max |b|``."""
+    actual, expected = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
+    assert actual.shape == expected.shape, f"{what}: {actual.shape} is not {expected.shape}"
+    error = np.abs(actual - expected).max() / max(np.abs(expected).max(), 1e-30)
+    assert error <= tolerance, f"{what}: off by {error:.2e}, at most {tolerance:.0e} is right"
