@@ -1,0 +1,85 @@
+"""How every script starts and fails: one line on stderr and exit code 1, or a clean exit."""
+
+import logging
+import re
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
+
+from absl import flags
+
+from mtl_vision.errors import ConfigError, UserError
+
+# What absl and ml_collections raise for a flag, a config file or an override that is wrong.
+FLAG_ERRORS = (
+    flags.Error,
+    AttributeError,
+    KeyError,
+    TypeError,
+    ValueError,
+    SyntaxError,
+    OSError,
+    ImportError,
+)
+
+
+def fail(message: object) -> NoReturn:
+    """Prints ``error: ...`` and exits with 1."""
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(1)
+
+
+def start(main: Callable[[], None], argv: list[str] | None = None) -> None:
+    """Parses the flags, then runs `main`; what a user can cause ends as one line and exit 1."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    argv = sys.argv if argv is None else argv
+    try:
+        rest = flags.FLAGS(argv)[1:]
+    except FLAG_ERRORS as e:
+        fail(explain(e, argv))
+    if rest:
+        fail(f"unexpected argument {rest[0]!r}; options are written --name=value.")
+    try:
+        main()
+    except UserError as e:
+        fail(e)
+    except KeyboardInterrupt:
+        fail("interrupted; start the same command again to go on from the last checkpoint.")
+
+
+def config_value(holder: flags.FlagHolder) -> Mapping[str, Any]:
+    """Returns the config of a `config_flags` flag as plain nested dicts.
+
+    Raises:
+      ConfigError: no config was given, or its file cannot be loaded.
+    """
+    name = holder.name
+    try:
+        if holder.value is None:
+            raise ConfigError(f"--{name} is missing; give a file, such as configs/quickstart.py.")
+        return holder.value.to_dict()
+    except OSError as e:
+        path = next((a for a in sys.argv if a.endswith(".py") and a != sys.argv[0]), name)
+        raise ConfigError(f"{path} cannot be loaded as a config: {root_cause(e)}.") from e
+
+
+def root_cause(error: BaseException) -> str:
+    """Returns what the first exception of a chain says, in one line."""
+    while error.__cause__ or error.__context__:
+        error = error.__cause__ or error.__context__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
+def explain(error: BaseException, argv: list[str]) -> str:
+    """Returns one line for an exception of the flags parser."""
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    found = re.search(r'Did you mean "(.+?)" instead of "(.+?)"', text)
+    field = found[2] if found else text.strip("'\"")
+    for argument in argv:
+        name = argument.lstrip("-").split("=")[0]
+        if name.startswith("config.") and field in name.split("."):
+            hint = f" Did you mean {found[1]!r}?" if found else ""
+            return f"{name}: the config has no field {field!r}.{hint}"
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,259 @@
+"""What a config may say, and the check that reports all faults of one together.
+
+A config file gives a `ml_collections.ConfigDict` of plain values; `check` turns it into the
+frozen `Config` below. Nothing after it sees a ConfigDict, and no field has a hidden default.
+"""
+
+import dataclasses
+import inspect
+import math
+import types
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from mtl_vision.errors import ConfigError, nearest
+
+
+@dataclasses.dataclass(frozen=True)
+class Component:
+    """An entry of a table of factories and the fields the config gives it."""
+
+    name: str
+    options: Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """One dataset of the run; every field may differ between datasets.
+
+    Attributes:
+      root: folder of the prepared data; ``""`` takes ``data.root``.
+      config: name of the prepared configuration (its resolution and counts).
+      size: height and width of the canvas in pixels.
+      batch: images of this dataset in one step, over all devices; 0 takes ``data.batch``.
+      tasks: the kinds to train, in the order of `mtl_vision.tasks.KINDS`.
+      weight: factor on all losses of this dataset.
+    """
+
+    root: str
+    config: str
+    size: tuple[int, int]
+    batch: int
+    tasks: tuple[str, ...]
+    weight: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Input:
+    """Where examples come from.
+
+    Attributes:
+      source: ``tfds`` reads prepared data, ``memory`` renders synthetic scenes once into RAM.
+      workers: threads that read and augment.
+      processes: worker processes that do so instead; 0 uses the threads.
+    """
+
+    source: str
+    workers: int
+    processes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Mesh:
+    """Devices along each axis; one of them may be -1 and takes what is left."""
+
+    data: int
+    fsdp: int
+    tensor: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Eval:
+    """Evaluation.
+
+    Attributes:
+      split: split of the final figures; ``""`` takes the one each dataset's papers report.
+      monitor: split looked at during training.
+      batch: images in one step, over all devices.
+      limit: images per dataset during training, 0 for all; the final figures use all.
+      workers: processes that match edges for odsF.
+    """
+
+    split: str
+    monitor: str
+    batch: int
+    limit: int
+    workers: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """Length and rhythm of a run, in optimizer steps; an interval of 0 means never.
+
+    Attributes:
+      best: metric whose best checkpoint is kept too, such as ``synth_nyud/semseg/mIoU``;
+        ``""`` keeps none. Needs ``eval_every``.
+      keep: newest checkpoints kept.
+      panels: images per dataset in the prediction panels.
+      dry: print the resolved plan and stop.
+    """
+
+    steps: int
+    log_every: int
+    eval_every: int
+    save_every: int
+    keep: int
+    best: str
+    panels: int
+    dry: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Optim:
+    """Gradients to updates.
+
+    Attributes:
+      lr: peak learning rate; the rate used is ``lr * batch / lr_batch``, batch counting the
+        images of all datasets, or `lr` itself when `lr_batch` is 0.
+      clip_norm: largest global gradient norm, 0 for no clipping.
+      decay: (path regex, factor on the weight decay) rules, or ``()`` for the standard ones.
+      lr_scale: (path regex, factor on the learning rate) rules.
+      accumulate: micro-batches one step is cut into.
+      ema: decay of the moving average of the parameters, 0 for none.
+    """
+
+    lr: float
+    lr_batch: int
+    clip_norm: float
+    decay: tuple[tuple[str, float], ...]
+    lr_scale: tuple[tuple[str, float], ...]
+    accumulate: int
+    ema: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A checked config."""
+
+    seed: int
+    protocol: str
+    dtype: str
+    input: Input
+    datasets: Mapping[str, Data]
+    augment: Mapping[str, Any]
+    loss_weights: Mapping[str, float]
+    backbone: Component
+    decoder: Component
+    trainable: tuple[tuple[str, bool], ...]
+    init_from: str
+    optim: Optim
+    optimizer: Component
+    schedule: Component
+    mesh: Mesh
+    eval: Eval
+    run: Run
+
+
+def fits(value: Any, kind: Any) -> bool:
+    """Says whether a plain value is of an annotated type; ints pass as floats, bools do not."""
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if kind in (Any, inspect.Parameter.empty):
+        return True
+    if origin in (typing.Union, types.UnionType):
+        return any(fits(value, k) for k in args)
+    if origin is tuple or kind is tuple:
+        if not isinstance(value, tuple):
+            return False
+        if not args:
+            return True
+        if args[-1] is Ellipsis:
+            return all(fits(v, args[0]) for v in value)
+        return len(value) == len(args) and all(map(fits, value, args))
+    if kind is float:
+        number = isinstance(value, float | int) and not isinstance(value, bool)
+        return number and math.isfinite(value)
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if isinstance(origin or kind, type):
+        return isinstance(value, origin or kind)
+    return True
+
+
+def name_of(kind: Any) -> str:
+    """Returns how messages call a type."""
+    return kind.__name__ if isinstance(kind, type) and not typing.get_args(kind) else str(kind)
+
+
+class Faults:
+    """Collects what is wrong with a config."""
+
+    def __init__(self) -> None:
+        self.found: list[str] = []
+
+    def add(self, fault: str) -> None:
+        """Notes one fault."""
+        self.found.append(fault)
+
+    def compare(self, field: str, values: Mapping[str, Any], kinds: Mapping[str, Any]) -> None:
+        """Notes every value of `values` that is unknown to `kinds` or of another type."""
+        for name, value in values.items():
+            if name not in kinds:
+                known = ", ".join(kinds) or "(none)"
+                hint = nearest(name, kinds) or f" It takes {known}."
+                self.add(f"config.{field}.{name} is unknown.{hint}")
+            elif not fits(value, kinds[name]):
+                expected = name_of(kinds[name])
+                self.add(f"config.{field}.{name}={value!r} is not of type {expected}.")
+
+    def record(self, cls: type, field: str, values: Any) -> Any:
+        """Returns `cls` filled with `values`, or None and the faults noted."""
+        if not isinstance(values, Mapping):
+            self.add(f"config.{field}={values!r} is not a section of fields.")
+            return None
+        kinds = typing.get_type_hints(cls)
+        before = len(self.found)
+        self.compare(field, values, kinds)
+        for name in kinds.keys() - values.keys():
+            self.add(f"config.{field}.{name} is missing; it is of type {name_of(kinds[name])}.")
+        return cls(**values) if len(self.found) == before else None
+
+    def component(self, field: str, values: Any, table: Mapping[str, Callable]) -> Any:
+        """Returns the `Component` that `values` describe, its fields held to the factory's."""
+        if not isinstance(values, Mapping) or "name" not in values:
+            self.add(f"config.{field} needs a name, one of {', '.join(sorted(table))}.")
+            return None
+        options = {k: v for k, v in values.items() if k != "name"}
+        name = values["name"]
+        if name not in table:
+            choices = ", ".join(sorted(table))
+            self.add(
+                f"config.{field}.name={name!r} is not one of {choices}.{nearest(str(name), table)}"
+            )
+            return None
+        self.compare(field, options, options_of(table[name]))
+        return Component(name, options)
+
+    def check(self, right: bool, fault: str) -> None:
+        """Notes `fault` unless `right`."""
+        if not right:
+            self.add(fault)
+
+    def raise_any(self) -> None:
+        """Raises one ConfigError that lists all faults."""
+        if self.found:
+            raise ConfigError("\n       ".join(self.found))
+
+
+def options_of(factory: Callable) -> dict[str, Any]:
+    """Returns the keyword-only fields a config may set, with their types."""
+    given = {"rngs", "dtype", "channels", "strides", "outputs", "steps", "lr"}
+    try:
+        hints = typing.get_type_hints(getattr(factory, "func", factory))
+    except (NameError, TypeError):
+        hints = {}
+    return {
+        name: hints.get(name, Any)
+        for name, p in inspect.signature(factory).parameters.items()
+        if p.kind is p.KEYWORD_ONLY and name not in given
+    }
