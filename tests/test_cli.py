@@ -1,0 +1,46 @@
+"""Scripts end with one line, whatever the command line says."""
+
+import pytest
+from absl import flags
+
+from mtl_vision import cli
+from mtl_vision.errors import DataError
+
+ARGV = ["train.py", "--config=configs/x.py", "--config.optim.lrr=3"]
+
+
+@pytest.mark.parametrize(
+    "error, line",
+    [
+        (
+            AttributeError('\'lrr\'\nDid you mean "lr" instead of "lrr"?'),
+            "config.optim.lrr: the config has no field 'lrr'. Did you mean 'lr'?",
+        ),
+        (KeyError("lrr"), "config.optim.lrr: the config has no field 'lrr'."),
+        (flags.Error("flag --seed=a: not an int\nmore"), "flag --seed=a: not an int"),
+        (ValueError(), "ValueError"),
+    ],
+)
+def test_flag_errors_become_one_line(error, line):
+    assert cli.explain(error, ARGV) == line
+
+
+def test_user_errors_exit_with_one_line(capsys):
+    def main():
+        raise DataError("no data here.")
+
+    with pytest.raises(SystemExit) as e:
+        cli.start(main, ["train.py"])
+    assert e.value.code == 1
+    assert capsys.readouterr().err == "error: no data here.\n"
+
+
+def test_stray_arguments_are_refused(capsys):
+    with pytest.raises(SystemExit):
+        cli.start(lambda: None, ["train.py", "config.seed=1"])
+    assert "unexpected argument 'config.seed=1'" in capsys.readouterr().err
+
+
+def test_other_exceptions_keep_their_traceback():
+    with pytest.raises(ZeroDivisionError):
+        cli.start(lambda: 1 / 0, ["train.py"])

@@ -1,0 +1,76 @@
+"""The import statements of the package: down only, light where it must be light."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+PACKAGE = ROOT / "mtl_vision"
+# What a module may import from the package, besides itself; a folder counts as one module.
+BELOW = {
+    "errors": set(),
+    "rules": {"errors"},
+    "config": {"errors"},
+    "cli": {"errors"},
+    "losses": {"errors"},
+    "metrics": {"errors"},
+    "tasks": {"errors", "losses", "metrics"},
+    "data": {"errors", "tasks", "metrics"},
+    "models": {"errors", "rules"},
+    "optim": {"errors", "rules"},
+    "parallel": {"errors", "rules"},
+    "viz": {"errors", "tasks"},
+    "train": None,
+    "build": None,
+    "evaluate": None,
+}
+HEAVY = {"tensorflow_datasets", "grain", "cv2", "ml_collections", "tensorboardX", "torch"}
+CORE = {"errors", "rules", "losses", "metrics", "tasks", "models", "optim", "parallel"}
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def room(file: pathlib.Path) -> str:
+    return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported(file: pathlib.Path) -> set[str]:
+    """Dotted names of all modules that a file imports, anywhere in it."""
+    names = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative import"
+            names.add(node.module)
+            if node.module == "mtl_vision":
+                names |= {f"mtl_vision.{alias.name}" for alias in node.names}
+    return names
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(PACKAGE)))
+def test_imports_point_down(file):
+    names = {n.split(".")[1] for n in imported(file) if n.startswith("mtl_vision.")}
+    if room(file) == "__init__":
+        assert not names
+        return
+    allowed = BELOW[room(file)]
+    if allowed is not None:
+        assert names <= allowed | {room(file)}, f"{file} reaches up or sideways"
+    assert not names & {"scripts", "configs"}
+
+
+@pytest.mark.parametrize("file", [f for f in FILES if room(f) in CORE], ids=str)
+def test_the_core_needs_no_data_or_logging_library(file):
+    assert not {n.split(".")[0] for n in imported(file)} & HEAVY
+
+
+def test_importing_the_program_touches_no_device():
+    modules = [".".join(f.relative_to(ROOT).with_suffix("").parts) for f in FILES]
+    modules = [m.removesuffix(".__init__") for m in modules]
+    code = "; ".join(f"import {m}" for m in modules) + (
+        "; from jax._src import xla_bridge; assert not xla_bridge.backends_are_initialized()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
