@@ -1,0 +1,27 @@
+"""From gradients to updates: optimizers, schedules, averages, and the chain that joins them."""
+
+from mtl_vision.optim.averages import AVERAGES, averaging
+from mtl_vision.optim.chain import chain, learning_rate
+from mtl_vision.optim.optimizers import adam, adamw, norm, sgd
+from mtl_vision.optim.schedules import constant, cosine, linear, poly, scaled_lr, stairs
+
+OPTIMIZERS = {"adam": adam, "adamw": adamw, "sgd": sgd}
+
+SCHEDULES = {
+    "constant": constant,
+    "cosine": cosine,
+    "linear": linear,
+    "poly": poly,
+    "stairs": stairs,
+}
+
+__all__ = [
+    "AVERAGES",
+    "OPTIMIZERS",
+    "SCHEDULES",
+    "averaging",
+    "chain",
+    "learning_rate",
+    "norm",
+    "scaled_lr",
+]
