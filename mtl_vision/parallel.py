@@ -1,0 +1,223 @@
+"""Where arrays live: the mesh, path rules for parameters, the batch over the devices.
+
+Axes: `data` cuts the batch; `fsdp` cuts the batch and the parameters (arXiv 1910.02054, stage 3:
+XLA gathers a parameter where it is used); `tensor` cuts the inner width of attention and MLP
+(arXiv 1909.08053). Model code names no device; the compiler inserts the communication.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from mtl_vision import rules
+from mtl_vision.errors import ConfigError
+
+AXES = ("data", "fsdp", "tensor")
+BATCH = P(("data", "fsdp"))
+
+Specs = P | Sequence[P]
+
+# Column layers are cut along their outputs, row layers along their inputs, so an attention or MLP
+# needs one sum over `tensor`. The first entries are for stacked layers with a leading axis; a
+# wrapped layer keeps its weights below `linear`.
+COLUMN = [
+    P(None, "fsdp", "tensor"),
+    P("fsdp", "tensor"),
+    P(None, "tensor"),
+    P("fsdp", None),
+    P(),
+]
+ROW = [P(None, "tensor", "fsdp"), P("tensor", "fsdp"), P("tensor", None), P(None, "fsdp"), P()]
+TRANSFORMER: rules.Rules[Specs] = (
+    (r".*/(attn/qkv|mlp/fc1)(/linear)?/kernel", COLUMN),
+    (r".*/(attn/qkv|mlp/fc1)(/linear)?/bias", [P(None, "tensor"), P("tensor"), P()]),
+    (r".*/(attn/proj|mlp/fc2)(/linear)?/kernel", ROW),
+)
+
+# Outputs of convolutions and linear layers over `fsdp`; what has one axis is not worth a gather.
+DEFAULT: rules.Rules[Specs] = (
+    (".*", [P(None, None, None, "fsdp"), P(None, None, "fsdp"), P(None, "fsdp"), P()]),
+)
+
+# The first rules of a component with this name; `shardings` ends every table with DEFAULT.
+SHARDINGS: dict[str, rules.Rules[Specs]] = {"swin": TRANSFORMER, "vit": TRANSFORMER}
+
+
+def make_mesh(
+    *, data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[Any] | None = None
+) -> Mesh:
+    """Returns the mesh with the axes `data`, `fsdp` and `tensor`.
+
+    Args:
+      data, fsdp, tensor: devices along each axis; one may be -1 and takes what is left.
+      devices: the devices of all hosts by default.
+
+    Raises:
+      ConfigError: the product is not the number of devices.
+    """
+    devices = jax.devices() if devices is None else devices
+    sizes = {"data": data, "fsdp": fsdp, "tensor": tensor}
+    open_axes = [name for name, size in sizes.items() if size == -1]
+    fixed = math.prod(size for size in sizes.values() if size != -1)
+    if len(open_axes) > 1 or any(size < 1 and size != -1 for size in sizes.values()):
+        raise ConfigError(f"config.mesh={sizes}: use positive sizes; one of them may be -1.")
+    if open_axes:
+        sizes[open_axes[0]] = len(devices) // fixed
+    if math.prod(sizes.values()) != len(devices):
+        raise ConfigError(
+            f"config.mesh={dict(zip(AXES, (data, fsdp, tensor), strict=True))} does not use "
+            f"{len(devices)} devices; the sizes must multiply to that number."
+        )
+    shape = tuple(sizes[name] for name in AXES)
+    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+
+
+def describe(mesh: Mesh) -> str:
+    """Returns ``data=4, fsdp=2, tensor=1``."""
+    return ", ".join(f"{name}={size}" for name, size in mesh.shape.items())
+
+
+def ways(mesh: Mesh, names: str | Sequence[str] | None) -> int:
+    """Returns the number of pieces that the mesh axes `names` cut a dimension into."""
+    names = (names,) if isinstance(names, str) else names or ()
+    return math.prod(mesh.shape[name] for name in names)
+
+
+def fit(mesh: Mesh, specs: Specs, path: str, shape: Sequence[int]) -> P:
+    """Returns the first of `specs` that divides `shape`.
+
+    Raises:
+      ConfigError: none does.
+    """
+    options = [specs] if isinstance(specs, P) else specs
+    for spec in options:
+        if len(spec) <= len(shape) and all(
+            size % ways(mesh, names) == 0 for size, names in zip(shape, spec, strict=False)
+        ):
+            return spec
+    listed = ", ".join(map(str, options))
+    raise ConfigError(
+        f"{path} {tuple(shape)} cannot be cut by {listed} on the mesh {describe(mesh)}. Change "
+        f"config.mesh, or end the rule's list with P() to replicate it."
+    )
+
+
+def shardings(mesh: Mesh, table: rules.Rules[Specs], params: Any) -> Any:
+    """Returns the sharding of every parameter, as a tree like `params`.
+
+    Args:
+      mesh: see `make_mesh`.
+      table: (path regex, spec or specs in order of preference) rules; `DEFAULT` is put behind.
+      params: arrays or their shapes, all parameters of the model, frozen ones too.
+
+    Raises:
+      ConfigError: a rule that decides no parameter, or a parameter that no spec of its rule
+        divides.
+    """
+    resolved = rules.resolve((*table, *DEFAULT), rules.flatten(params), "mesh.rules")
+    return rules.map_with_path(
+        lambda path, x: NamedSharding(mesh, fit(mesh, resolved[path], path, x.shape)), params
+    )
+
+
+def derived(mesh: Mesh, params: Mapping[str, tuple[tuple[int, ...], P]], tree: Any) -> Any:
+    """Shards what belongs to parameters, such as optimizer moments, like the parameters.
+
+    A leaf whose path ends in a parameter's path gets that parameter's spec; a leading axis more
+    than the parameter has is not cut. All other leaves are replicated.
+
+    Args:
+      mesh: see `make_mesh`.
+      params: ``{path: (shape, spec)}``.
+      tree: arrays or their shapes.
+    """
+
+    def place(path: str, leaf: Any) -> NamedSharding:
+        spec = P()
+        keys = path.split("/")
+        owners = ("/".join(keys[i:]) for i in range(len(keys)))
+        owner = next((o for o in owners if o in params), None)
+        if owner is not None:
+            shape, own = params[owner]
+            if leaf.shape == shape:
+                spec = own
+            elif leaf.shape[1:] == shape:
+                spec = P(None, *own)
+        return NamedSharding(mesh, spec)
+
+    return rules.map_with_path(place, tree)
+
+
+def replicated(mesh: Mesh, tree: Any) -> Any:
+    """Returns a tree like `tree` that replicates every leaf."""
+    return jax.tree.map(lambda _: NamedSharding(mesh, P()), tree)
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Returns the sharding of every array of a batch: axis 0 over `data` and `fsdp`."""
+    return NamedSharding(mesh, BATCH)
+
+
+def check_batches(mesh: Mesh, batches: Mapping[str, int], *, accumulate: int = 1) -> None:
+    """Checks that every dataset's batch divides over the devices and micro-batches.
+
+    Args:
+      mesh: see `make_mesh`.
+      batches: global batch size by dataset.
+      accumulate: micro-batches in one step.
+
+    Raises:
+      ConfigError: one does not.
+    """
+    unit = ways(mesh, ("data", "fsdp")) * accumulate
+    for dataset, batch in batches.items():
+        if batch < 1 or batch % unit:
+            parts = f" in {accumulate} micro-batches" if accumulate > 1 else ""
+            raise ConfigError(
+                f"the batch of {dataset} is {batch}, which does not divide over the mesh "
+                f"{describe(mesh)}{parts}; use a multiple of {unit}."
+            )
+
+
+def to_global(batch: Any, mesh: Mesh) -> Any:
+    """Puts a host's rows of a batch on its devices.
+
+    Args:
+      batch: tree of numpy arrays ``[B / hosts, ...]``, this host's block of the global batch.
+      mesh: see `make_mesh`.
+
+    Returns: the tree of global arrays ``[B, ...]``.
+    """
+    sharding = batch_sharding(mesh)
+    return jax.tree.map(
+        lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), batch
+    )
+
+
+class Row(NamedTuple):
+    """One parameter in the printed table."""
+
+    path: str
+    shape: tuple[int, ...]
+    spec: P
+    bytes_per_device: int
+
+
+def sharding_table(params: Any, placed: Any) -> list[Row]:
+    """Lists where every parameter lives.
+
+    Args:
+      params: arrays or their shapes.
+      placed: the tree that `shardings` returned for them.
+    """
+    found = rules.flatten(placed)
+    rows = []
+    for path, leaf in rules.flatten(params).items():
+        piece = math.prod(found[path].shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        rows.append(Row(path, tuple(leaf.shape), found[path].spec, piece))
+    return rows
