@@ -1,0 +1,5 @@
+"""Decoders by name: pyramids of a dataset -> ``{kind: [B, h', w', K]}``."""
+
+from mtl_vision.models.decoders import conv
+
+DECODERS = {"conv": conv.conv}

@@ -1,0 +1,89 @@
+"""The pre-norm transformer block that Swin and ViT share, and how blocks are run in a row.
+
+Activations are ``[S, B, ..., C]``. The leading stream axis is 1 in a plain backbone; an adapter
+may widen it, and everything here works on any S by broadcasting.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from flax import nnx
+
+from mtl_vision.models.layers import Dtype, Identity, LayerNorm, Linear, drop_path, gelu, split
+
+# What the backward pass computes again: nothing, the inside of every block, or of every stage.
+REMAT = {"none": (False, False), "block": (True, False), "stage": (False, True)}
+
+
+class Mlp(nnx.Module):
+    """``fc2(gelu(fc1 x))``."""
+
+    def __init__(self, channels: int, hidden: int, *, dtype: Dtype = None, rngs: nnx.Rngs):
+        self.fc1 = Linear(channels, hidden, dtype=dtype, rngs=rngs)
+        self.fc2 = Linear(hidden, channels, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
+        keys = split(key, 2)
+        return self.fc2(gelu(self.fc1(x, key=keys[0])), key=keys[1])
+
+
+class Block(nnx.Module):
+    """``x + attn(norm x)``, then ``x + mlp(norm x)``, each branch scaled and dropped.
+
+    `attn` and `mlp` are modules ``[S, B, ..., C]`` -> ``[S or wider, B, ..., C]``; `scale1` and
+    `scale2` likewise (Identity, or LayerScale).
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        attn: nnx.Module,
+        mlp: nnx.Module,
+        *,
+        scales: tuple[nnx.Module, nnx.Module] | None = None,
+        eps: float = 1e-5,
+        dtype: Dtype = None,
+    ):
+        self.norm1, self.norm2 = (LayerNorm(channels, eps=eps, dtype=dtype) for _ in range(2))
+        self.attn, self.mlp = attn, mlp
+        self.scale1, self.scale2 = scales or (Identity(), Identity())
+
+    def __call__(
+        self, x: jax.Array, *, rate: jax.Array | float = 0.0, key: jax.Array | None = None
+    ) -> jax.Array:
+        keys = split(key, 4)
+        branch = self.scale1(self.attn(self.norm1(x), key=keys[0]))
+        x = x + drop_path(branch, rate, keys[1])
+        branch = self.scale2(self.mlp(self.norm2(x), key=keys[2]))
+        return x + drop_path(branch, rate, keys[3])
+
+
+def drop_rates(most: float, depth: int) -> tuple[float, ...]:
+    """Drop path rates that rise linearly from 0 at the first block to `most` at the last."""
+    return tuple(float(rate) for rate in np.linspace(0, most, depth))
+
+
+def run_blocks(
+    blocks: Sequence[Block],
+    x: jax.Array,
+    *,
+    rates: Sequence[float],
+    remat: str,
+    key: jax.Array | None,
+) -> jax.Array:
+    """Runs `blocks` one after another; `remat` is a key of `REMAT`."""
+    each, whole = REMAT[remat]
+
+    def step(block, rate, x, key):
+        return block(x, rate=rate, key=key)
+
+    if each:
+        step = jax.checkpoint(step, static_argnums=(1,))
+
+    def run(blocks, x, key):
+        for block, rate, block_key in zip(blocks, rates, split(key, len(blocks)), strict=True):
+            x = step(block, rate, x, block_key)
+        return x
+
+    return (jax.checkpoint(run) if whole else run)(blocks, x, key)

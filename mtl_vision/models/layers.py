@@ -1,0 +1,195 @@
+"""Layers with PyTorch's arithmetic and initialisation, channels last.
+
+Every layer is called as ``layer(x, key=key)``: no key means evaluation (running statistics, no
+noise), and a layer without randomness ignores it. So whatever wraps a layer may use the key, and
+the code around it does not change. Parameters are float32; `dtype` is the compute type, None for
+the type of the parameters.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from mtl_vision.models import convolution
+
+Dtype = Any  # "float32", "bfloat16", a jnp dtype, or None: the parameters' own
+Initializer = jax.nn.initializers.Initializer
+
+# The references truncate at +-2 absolute, a hundred deviations away.
+NORMAL = jax.nn.initializers.normal(0.02)
+
+
+def torch_uniform(fan_in: int) -> Initializer:
+    """PyTorch's default of weights and biases: uniform in ``+-1/sqrt(fan_in)``."""
+
+    def init(key, shape, dtype=jnp.float32):
+        bound = fan_in**-0.5
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
+def split(key: jax.Array | None, count: int) -> list[jax.Array | None]:
+    """Returns `count` keys, or as many None."""
+    return [None] * count if key is None else list(jax.random.split(key, count))
+
+
+def compute_type(dtype: Dtype, parameter: nnx.Param) -> Dtype:
+    """Returns `dtype`, or that of the parameter where none is asked for."""
+    return parameter.dtype if dtype is None else dtype
+
+
+def widen(x: jax.Array) -> jax.Array:
+    """Returns `x` as float32, or wider if it is: for norms, softmax and statistics."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def expand(x: jax.Array, ndim: int) -> jax.Array:
+    """Adds leading axes of size 1 up to `ndim`, to broadcast on purpose."""
+    return jax.lax.expand_dims(x, range(ndim - x.ndim))
+
+
+class Identity(nnx.Module):
+    """Returns its input; a place for adapters to stand in."""
+
+    def __call__(self, x: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
+        del key
+        return x
+
+
+class Linear(nnx.Module):
+    """``x W + b`` on the last axis: ``[..., C]`` -> ``[..., D]``; W is ``[C, D]``."""
+
+    def __init__(
+        self,
+        d_in: int,
+        d_out: int,
+        *,
+        bias: bool = True,
+        init: Initializer = NORMAL,
+        bias_init: Initializer = jax.nn.initializers.zeros,
+        dtype: Dtype = None,
+        rngs: nnx.Rngs,
+    ):
+        self.kernel = nnx.Param(init(rngs.params(), (d_in, d_out), jnp.float32))
+        self.bias = nnx.Param(bias_init(rngs.params(), (d_out,), jnp.float32)) if bias else None
+        self.dtype = dtype
+
+    def __call__(self, x: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
+        del key
+        dtype = compute_type(self.dtype, self.kernel)
+        y = x.astype(dtype) @ self.kernel.astype(dtype)
+        return y if self.bias is None else y + expand(self.bias.astype(dtype), y.ndim)
+
+
+class Conv(nnx.Module):
+    """Convolution of ``[..., H, W, C]`` with a kernel ``[k, k, C / groups, D]``.
+
+    `padding` is the number of zeros on each side, by default what keeps the size at stride 1.
+    """
+
+    def __init__(
+        self,
+        d_in: int,
+        d_out: int,
+        size: int,
+        *,
+        stride: int = 1,
+        dilation: int = 1,
+        groups: int = 1,
+        padding: int | None = None,
+        bias: bool = True,
+        dtype: Dtype = None,
+        rngs: nnx.Rngs,
+    ):
+        init = torch_uniform(size * size * d_in // groups)
+        shape = (size, size, d_in // groups, d_out)
+        self.kernel = nnx.Param(init(rngs.params(), shape, jnp.float32))
+        self.bias = nnx.Param(init(rngs.params(), (d_out,), jnp.float32)) if bias else None
+        self.stride, self.dilation, self.groups = stride, dilation, groups
+        self.padding = dilation * (size - 1) // 2 if padding is None else padding
+        self.dtype = dtype
+
+    def __call__(self, x: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
+        del key
+        dtype = compute_type(self.dtype, self.kernel)
+        y = convolution.conv(
+            x.astype(dtype),
+            self.kernel.astype(dtype),
+            stride=self.stride,
+            padding=self.padding,
+            dilation=self.dilation,
+            groups=self.groups,
+        )
+        return y if self.bias is None else y + expand(self.bias.astype(dtype), y.ndim)
+
+
+class LayerNorm(nnx.Module):
+    """Normalises the last axis; statistics in float32 or wider, output in the compute type."""
+
+    def __init__(self, channels: int, *, eps: float = 1e-5, dtype: Dtype = None):
+        self.scale = nnx.Param(jnp.ones(channels, jnp.float32))
+        self.bias = nnx.Param(jnp.zeros(channels, jnp.float32))
+        self.eps, self.dtype = eps, dtype
+
+    def __call__(self, x: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
+        del key
+        x = widen(x)
+        x = x - x.mean(-1, keepdims=True)
+        y = x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + self.eps)
+        y = y * expand(self.scale[...], y.ndim) + expand(self.bias[...], y.ndim)
+        return y.astype(compute_type(self.dtype, self.scale))
+
+
+class BatchNorm(nnx.Module):
+    """Normalises every channel over all other axes (arXiv 1502.03167), as PyTorch does.
+
+    With a key: statistics of this call, which is the global batch under `jax.jit`, and the
+    running ones move by a tenth, the variance as the unbiased estimate. Without: the running ones.
+    """
+
+    def __init__(self, channels: int, *, eps: float = 1e-5, dtype: Dtype = None):
+        self.scale = nnx.Param(jnp.ones(channels, jnp.float32))
+        self.bias = nnx.Param(jnp.zeros(channels, jnp.float32))
+        self.mean = nnx.BatchStat(jnp.zeros(channels, jnp.float32))
+        self.var = nnx.BatchStat(jnp.ones(channels, jnp.float32))
+        self.eps, self.dtype = eps, dtype
+
+    def __call__(self, x: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
+        x = widen(x)
+        mean, var = (self.mean[...], self.var[...]) if key is None else self._batch(x)
+        gain = self.scale[...] * jax.lax.rsqrt(var + self.eps)
+        y = (x - expand(mean, x.ndim)) * expand(gain, x.ndim) + expand(self.bias[...], x.ndim)
+        return y.astype(compute_type(self.dtype, self.scale))
+
+    def _batch(self, x):
+        axes = tuple(range(x.ndim - 1))
+        mean = x.mean(axes)
+        var = jnp.square(x - expand(mean, x.ndim)).mean(axes)
+        count = x.size // x.shape[-1]
+        unbiased = var * (count / max(count - 1, 1))
+        for running, batch in ((self.mean, mean), (self.var, unbiased)):
+            running[...] += 0.1 * (jax.lax.stop_gradient(batch) - running[...])
+        return mean, var
+
+
+def gelu(x: jax.Array) -> jax.Array:
+    """The exact form, with erf."""
+    return jax.nn.gelu(x, approximate=False)
+
+
+def drop_path(x: jax.Array, rate: jax.Array | float, key: jax.Array | None) -> jax.Array:
+    """Drops whole samples, per stream, and rescales the kept ones (arXiv 1603.09382).
+
+    Args:
+      x: ``[S, B, ...]``, a residual branch.
+      rate: probability of dropping in [0, 1); a Python 0.0 costs nothing.
+      key: None in evaluation: nothing is dropped.
+    """
+    if key is None or (isinstance(rate, float) and rate == 0.0):
+        return x
+    kept = jax.random.bernoulli(key, 1 - rate, x.shape[:2])
+    factor = (kept / (1 - rate)).astype(x.dtype)
+    return x * jax.lax.expand_dims(factor, range(2, x.ndim))

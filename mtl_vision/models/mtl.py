@@ -1,0 +1,101 @@
+"""Backbone and decoder as one model; the model as plain trees."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from mtl_vision import rules
+from mtl_vision.errors import ConfigError
+from mtl_vision.models.resize import resize
+
+Tree = dict[str, Any]
+
+
+class MultiTask(nnx.Module):
+    """Image ``[B, H, W, 3]`` -> ``{kind: [B, H, W, K]}`` float32, raw values and logits.
+
+    Args:
+      backbone: ``image -> [[S, B, h, w, C], ...]``; its first `shared` streams (0 or 1) are the
+        trunk, the others belong to the tasks of the dataset, in their order.
+      decoder: ``(trunk, streams, dataset=...) -> {kind: [B, h', w', K]}``.
+    """
+
+    def __init__(self, backbone: nnx.Module, decoder: nnx.Module):
+        self.backbone, self.decoder = backbone, decoder
+
+    def __call__(
+        self, image: jax.Array, *, dataset: str, key: jax.Array | None = None
+    ) -> dict[str, jax.Array]:
+        keys = (None, None) if key is None else jax.random.split(key)
+        taps = self.backbone(image, key=keys[0])
+        shared = self.backbone.shared
+        trunk = [x[0] for x in taps] if shared else None
+        streams = [x[shared:] for x in taps] if taps[0].shape[0] > shared else None
+        out = self.decoder(trunk, streams, dataset=dataset, key=keys[1])
+        size = image.shape[1:3]
+        # Interpolated in float32: bfloat16 would show as steps in depth and normals.
+        wide = jnp.promote_types(jnp.float32, next(iter(out.values())).dtype)
+        return {kind: resize(y.astype(wide), size) for kind, y in out.items()}
+
+
+def parameters(model: nnx.Module) -> dict[str, Any]:
+    """Returns ``{path: array}`` of all parameters, abstract ones for an abstract model."""
+    return rules.flatten(nnx.to_pure_dict(nnx.state(model, nnx.Param)))
+
+
+def split(model: nnx.Module, trainable: Mapping[str, bool]) -> tuple[Any, Tree, Tree, Tree]:
+    """Takes a model apart into what a pure step needs.
+
+    Args:
+      model: any module.
+      trainable: for every parameter path whether it trains.
+
+    Returns: ``(graphdef, trainable, frozen, stats)``: the structure, and nested plain dicts of
+      the parameters that train, those that do not, and all other variables.
+
+    Raises:
+      ConfigError: a parameter that `trainable` does not decide.
+    """
+    undecided = [path for path in parameters(model) if path not in trainable]
+    if undecided:
+        raise ConfigError(f"It is not said whether {undecided[0]!r} trains; add a rule for it.")
+
+    def trains(path, variable):
+        return isinstance(variable, nnx.Param) and trainable["/".join(map(str, path))]
+
+    graphdef, *states = nnx.split(model, trains, nnx.Param, ...)
+    return graphdef, *(nnx.to_pure_dict(state) for state in states)
+
+
+def merge(graphdef: Any, trainable: Tree, frozen: Tree, stats: Tree) -> Any:
+    """Puts together what `split` took apart; the arrays may be traced."""
+    return nnx.merge(graphdef, trainable, frozen, stats)
+
+
+def statistics(model: nnx.Module) -> Tree:
+    """Returns all variables but the parameters: the `stats` of `split`, after a call."""
+    return nnx.to_pure_dict(nnx.state(model, nnx.Not(nnx.Param)))
+
+
+def abstract(build: Any) -> Any:
+    """Runs ``build() -> module`` without making an array; its leaves are shapes and dtypes."""
+    return nnx.eval_shape(build)
+
+
+def parameter_table(model: nnx.Module, *, depth: int = 2) -> list[tuple[str, int]]:
+    """Counts parameters by component.
+
+    Args:
+      model: any module, abstract or not.
+      depth: how many keys of a path name a component.
+
+    Returns: ``(path prefix, count)`` rows in tree order, and ``("total", count)`` at the end.
+    """
+    counts: dict[str, int] = {}
+    for path, leaf in parameters(model).items():
+        component = "/".join(path.split("/")[:depth])
+        counts[component] = counts.get(component, 0) + leaf.size
+    return [*counts.items(), ("total", sum(counts.values()))]

@@ -1,0 +1,115 @@
+"""Attention in shifted windows with relative position bias (Swin, arXiv 2103.14030)."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
+from flax import nnx
+
+from mtl_vision.models.layers import NORMAL, Dtype, Linear, expand, split, widen
+
+_MASKED = -100.0
+
+
+@functools.lru_cache(maxsize=64)
+def relative_index(window: int) -> np.ndarray:
+    """Row of the bias table for every (query, key) of a window: ``[w*w, w*w]`` int32.
+
+    The row is ``(dy + w - 1) * (2w - 1) + dx + w - 1`` with (dy, dx) = query - key.
+    """
+    grid = np.stack(np.meshgrid(*[np.arange(window)] * 2, indexing="ij"), -1).reshape(-1, 2)
+    offset = grid[:, None] - grid[None] + window - 1
+    return (offset[..., 0] * (2 * window - 1) + offset[..., 1]).astype(np.int32)
+
+
+@functools.lru_cache(maxsize=64)
+def shift_mask(height: int, width: int, window: int, shift: int) -> np.ndarray:
+    """What keeps a shifted window from looking across the seam: ``[windows, w*w, w*w]``.
+
+    Rolling by `shift` brings the first rows and columns behind the last. Tokens of one window
+    that were not neighbours before get -100, as in the reference, others 0.
+    """
+
+    def parts(size):  # 0 inside, 1 in the last window, 2 what was rolled in
+        i = np.arange(size)
+        return (i >= size - window).astype(int) + (i >= size - shift)
+
+    label = 3 * parts(height)[:, None] + parts(width)[None]
+    label = rearrange(label, "(h i) (w j) -> (h w) (i j)", i=window, j=window)
+    return np.where(label[:, :, None] == label[:, None, :], 0.0, _MASKED)
+
+
+def pad_to(x: jax.Array, multiple: int) -> jax.Array:
+    """Zeros below and to the right of ``[..., H, W, C]`` up to a multiple."""
+    *_, height, width, _ = x.shape
+    below, right = -height % multiple, -width % multiple
+    if below == right == 0:
+        return x
+    return jnp.pad(x, [(0, 0)] * (x.ndim - 3) + [(0, below), (0, right), (0, 0)])
+
+
+class WindowAttention(nnx.Module):
+    """Attention inside windows of ``[S, B, H, W, C]``, with relative position bias.
+
+    The bias table has a row per offset, ``(2w - 1)^2``. A smaller window uses the rows of its
+    own offsets, the middle of the table.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        heads: int,
+        *,
+        window: int,
+        shift: int,
+        shrink: bool,
+        dtype: Dtype = None,
+        rngs: nnx.Rngs,
+    ):
+        self.qkv = Linear(channels, 3 * channels, dtype=dtype, rngs=rngs)
+        self.proj = Linear(channels, channels, dtype=dtype, rngs=rngs)
+        shape = ((2 * window - 1) ** 2, heads)
+        self.relative_position_bias_table = nnx.Param(NORMAL(rngs.params(), shape, jnp.float32))
+        self.heads, self.window, self.shift, self.shrink = heads, window, shift, shrink
+
+    def geometry(self, height: int, width: int) -> tuple[int, int]:
+        """Returns the window and the shift that a map of this size gets."""
+        if self.shrink and min(height, width) <= self.window:
+            return min(height, width), 0
+        return self.window, self.shift
+
+    def bias(self, window: int) -> jax.Array:
+        """Returns ``[heads, w*w, w*w]`` in the dtype of the table."""
+        table = self.relative_position_bias_table[...]
+        if window < self.window:
+            side, cut = 2 * self.window - 1, self.window - window
+            table = table.reshape(side, side, self.heads)[cut : side - cut, cut : side - cut]
+            table = table.reshape(-1, self.heads)
+        return jnp.moveaxis(table[relative_index(window)], -1, 0)
+
+    def __call__(self, x: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
+        *_, height, width, _ = x.shape
+        window, shift = self.geometry(height, width)
+        keys = split(key, 2)
+        x = pad_to(x, window)
+        *_, padded_height, padded_width, _ = x.shape
+        x = jnp.roll(x, (-shift, -shift), (2, 3)) if shift else x
+        x = rearrange(x, "s b (h i) (w j) c -> s b (h w) (i j) c", i=window, j=window)
+        bias = widen(self.bias(window))[None]
+        if shift:
+            mask = shift_mask(padded_height, padded_width, window, shift)
+            bias = bias + jnp.asarray(mask, bias.dtype)[:, None]
+        x = self.proj(self._attend(self.qkv(x, key=keys[0]), bias), key=keys[1])
+        rows = padded_height // window
+        x = rearrange(x, "s b (h w) (i j) c -> s b (h i) (w j) c", h=rows, i=window, j=window)
+        x = jnp.roll(x, (shift, shift), (2, 3)) if shift else x
+        return x[:, :, :height, :width]
+
+    def _attend(self, qkv, bias):  # [S, B, windows, N, 3C], [1 or windows, heads, N, N]
+        q, k, v = rearrange(qkv, "s b w n (t h d) -> t s b w h n d", t=3, h=self.heads)
+        scores = jnp.einsum("sbwhnd,sbwhmd->sbwhnm", q * q.shape[-1] ** -0.5, k)
+        weights = jax.nn.softmax(widen(scores) + expand(bias, scores.ndim), -1)
+        out = jnp.einsum("sbwhnm,sbwhmd->sbwhnd", weights.astype(v.dtype), v)
+        return rearrange(out, "s b w h n d -> s b w n (h d)")
