@@ -7,13 +7,37 @@ may widen it, and everything here works on any S by broadcasting.
 from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from mtl_vision.models.layers import Dtype, Identity, LayerNorm, Linear, drop_path, gelu, split
+from mtl_vision.models.convolution import pad_to
+from mtl_vision.models.layers import (
+    Conv,
+    Dtype,
+    Identity,
+    LayerNorm,
+    Linear,
+    drop_path,
+    gelu,
+    split,
+)
 
 # What the backward pass computes again: nothing, the inside of every block, or of every stage.
 REMAT = {"none": (False, False), "block": (True, False), "stage": (False, True)}
+
+
+class PatchEmbed(nnx.Module):
+    """Image ``[B, H, W, 3]`` -> tokens ``[B, ceil(H/p), ceil(W/p), C]``, through `norm`."""
+
+    def __init__(
+        self, channels: int, patch: int, *, norm: nnx.Module, dtype: Dtype = None, rngs: nnx.Rngs
+    ):
+        self.proj = Conv(3, channels, patch, stride=patch, padding=0, dtype=dtype, rngs=rngs)
+        self.norm, self.patch = norm, patch
+
+    def __call__(self, image: jax.Array) -> jax.Array:
+        return self.norm(self.proj(pad_to(image, self.patch)))
 
 
 class Mlp(nnx.Module):
@@ -85,5 +109,29 @@ def run_blocks(
         for block, rate, block_key in zip(blocks, rates, split(key, len(blocks)), strict=True):
             x = step(block, rate, x, block_key)
         return x
+
+    return (jax.checkpoint(run) if whole else run)(blocks, x, key)
+
+
+def scan_blocks(
+    blocks: Block, x: jax.Array, *, rates: Sequence[float], remat: str, key: jax.Array | None
+) -> jax.Array:
+    """Like `run_blocks`, for blocks stacked on a leading axis of every parameter.
+
+    The program holds one block, whatever the depth. S must be the same before and after a block.
+    """
+    each, whole = REMAT[remat]
+    drops = any(rates)
+
+    def step(x, item):
+        block, rate, key = item
+        return block(x, rate=rate if drops else 0.0, key=key), None
+
+    if each:  # a scan keeps its iterations apart by itself
+        step = jax.checkpoint(step, prevent_cse=False)
+
+    def run(blocks, x, key):
+        keys = None if key is None else jax.random.split(key, len(rates))
+        return jax.lax.scan(step, x, (blocks, jnp.asarray(rates, jnp.float32), keys))[0]
 
     return (jax.checkpoint(run) if whole else run)(blocks, x, key)

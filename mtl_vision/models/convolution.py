@@ -7,6 +7,15 @@ from jax import lax
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
+def pad_to(x: jax.Array, multiple: int) -> jax.Array:
+    """Zeros below and to the right of ``[..., H, W, C]`` up to a multiple."""
+    *_, height, width, _ = x.shape
+    below, right = -height % multiple, -width % multiple
+    if below == right == 0:
+        return x
+    return jnp.pad(x, [(0, 0)] * (x.ndim - 3) + [(0, below), (0, right), (0, 0)])
+
+
 def conv(
     x: jax.Array,
     kernel: jax.Array,

@@ -143,6 +143,18 @@ class LayerNorm(nnx.Module):
         return y.astype(compute_type(self.dtype, self.scale))
 
 
+class LayerScale(nnx.Module):
+    """``gamma * x`` per channel (arXiv 2103.17239)."""
+
+    def __init__(self, channels: int, init: float, *, dtype: Dtype = None):
+        self.gamma = nnx.Param(jnp.full(channels, init, jnp.float32))
+        self.dtype = dtype
+
+    def __call__(self, x: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
+        del key
+        return x * expand(self.gamma.astype(compute_type(self.dtype, self.gamma)), x.ndim)
+
+
 class BatchNorm(nnx.Module):
     """Normalises every channel over all other axes (arXiv 1502.03167), as PyTorch does.
 
@@ -178,6 +190,24 @@ class BatchNorm(nnx.Module):
 def gelu(x: jax.Array) -> jax.Array:
     """The exact form, with erf."""
     return jax.nn.gelu(x, approximate=False)
+
+
+def attend(q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array | None = None) -> jax.Array:
+    """``softmax(q k^T / sqrt(d) + bias) v``; scores and softmax in float32 or wider.
+
+    Plain products: `jax.nn.dot_product_attention` costs the same with its gradient, and 1.7 times
+    as much without, on CPU.
+
+    Args:
+      q, k, v: ``[..., N, d]``.
+      bias: ``[..., N, N]``, broadcast over missing leading axes, or None.
+    """
+    scale, wide = q.shape[-1] ** -0.5, jnp.promote_types(q.dtype, jnp.float32)
+    scores = jnp.einsum("...nd,...md->...nm", q * scale, k, preferred_element_type=wide)
+    if bias is not None:
+        scores = scores + expand(bias.astype(wide), scores.ndim)
+    weights = jax.nn.softmax(scores, -1).astype(v.dtype)
+    return jnp.einsum("...nm,...md->...nd", weights, v)
 
 
 def drop_path(x: jax.Array, rate: jax.Array | float, key: jax.Array | None) -> jax.Array:

@@ -8,7 +8,8 @@ import numpy as np
 from einops import rearrange
 from flax import nnx
 
-from mtl_vision.models.layers import NORMAL, Dtype, Linear, expand, split, widen
+from mtl_vision.models.convolution import pad_to
+from mtl_vision.models.layers import NORMAL, Dtype, Linear, attend, split
 
 _MASKED = -100.0
 
@@ -39,15 +40,6 @@ def shift_mask(height: int, width: int, window: int, shift: int) -> np.ndarray:
     label = 3 * parts(height)[:, None] + parts(width)[None]
     label = rearrange(label, "(h i) (w j) -> (h w) (i j)", i=window, j=window)
     return np.where(label[:, :, None] == label[:, None, :], 0.0, _MASKED)
-
-
-def pad_to(x: jax.Array, multiple: int) -> jax.Array:
-    """Zeros below and to the right of ``[..., H, W, C]`` up to a multiple."""
-    *_, height, width, _ = x.shape
-    below, right = -height % multiple, -width % multiple
-    if below == right == 0:
-        return x
-    return jnp.pad(x, [(0, 0)] * (x.ndim - 3) + [(0, below), (0, right), (0, 0)])
 
 
 class WindowAttention(nnx.Module):
@@ -97,19 +89,15 @@ class WindowAttention(nnx.Module):
         *_, padded_height, padded_width, _ = x.shape
         x = jnp.roll(x, (-shift, -shift), (2, 3)) if shift else x
         x = rearrange(x, "s b (h i) (w j) c -> s b (h w) (i j) c", i=window, j=window)
-        bias = widen(self.bias(window))[None]
+        bias = self.bias(window)[None]
         if shift:
             mask = shift_mask(padded_height, padded_width, window, shift)
             bias = bias + jnp.asarray(mask, bias.dtype)[:, None]
-        x = self.proj(self._attend(self.qkv(x, key=keys[0]), bias), key=keys[1])
+        qkv = self.qkv(x, key=keys[0])
+        q, k, v = rearrange(qkv, "s b w n (t h d) -> t s b w h n d", t=3, h=self.heads)
+        x = rearrange(attend(q, k, v, bias), "s b w h n d -> s b w n (h d)")
+        x = self.proj(x, key=keys[1])
         rows = padded_height // window
         x = rearrange(x, "s b (h w) (i j) c -> s b (h i) (w j) c", h=rows, i=window, j=window)
         x = jnp.roll(x, (shift, shift), (2, 3)) if shift else x
         return x[:, :, :height, :width]
-
-    def _attend(self, qkv, bias):  # [S, B, windows, N, 3C], [1 or windows, heads, N, N]
-        q, k, v = rearrange(qkv, "s b w n (t h d) -> t s b w h n d", t=3, h=self.heads)
-        scores = jnp.einsum("sbwhnd,sbwhmd->sbwhnm", q * q.shape[-1] ** -0.5, k)
-        weights = jax.nn.softmax(widen(scores) + expand(bias, scores.ndim), -1)
-        out = jnp.einsum("sbwhnm,sbwhmd->sbwhnd", weights.astype(v.dtype), v)
-        return rearrange(out, "s b w h n d -> s b w n (h d)")

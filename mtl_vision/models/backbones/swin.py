@@ -14,10 +14,11 @@ from einops import rearrange
 from flax import nnx
 
 from mtl_vision.errors import ConfigError, lookup
-from mtl_vision.models.blocks import REMAT, Block, Mlp, drop_rates, run_blocks
-from mtl_vision.models.layers import NORMAL, Conv, Dtype, Identity, LayerNorm, Linear, split
+from mtl_vision.models.blocks import REMAT, Block, Mlp, PatchEmbed, drop_rates, run_blocks
+from mtl_vision.models.convolution import pad_to
+from mtl_vision.models.layers import NORMAL, Dtype, Identity, LayerNorm, Linear, split
 from mtl_vision.models.resize import resize
-from mtl_vision.models.windows import WindowAttention, pad_to
+from mtl_vision.models.windows import WindowAttention
 
 MAP_RULES = {"microsoft": True, "transformers": False}  # does the window shrink to the map?
 TAPS = {"merged": True, "stage": False}  # is a tap taken after the merging?
@@ -34,18 +35,6 @@ class PatchMerging(nnx.Module):
         # Column before row: the channel order of the published weights.
         x = rearrange(pad_to(x, 2), "s b (h i) (w j) c -> s b h w (j i c)", i=2, j=2)
         return self.reduction(self.norm(x), key=key)
-
-
-class PatchEmbed(nnx.Module):
-    """Image ``[B, H, W, 3]`` -> tokens ``[B, ceil(H/p), ceil(W/p), C]``, normalised."""
-
-    def __init__(self, channels: int, patch: int, *, dtype: Dtype = None, rngs: nnx.Rngs):
-        self.proj = Conv(3, channels, patch, stride=patch, padding=0, dtype=dtype, rngs=rngs)
-        self.norm = LayerNorm(channels, dtype=dtype)
-        self.patch = patch
-
-    def __call__(self, image: jax.Array) -> jax.Array:
-        return self.norm(self.proj(pad_to(image, self.patch)))
 
 
 class Stage(nnx.Module):
@@ -131,7 +120,8 @@ class Swin(nnx.Module):
         shrink = lookup(MAP_RULES, map_rule, "backbone.map_rule")
         self.tap_merged = lookup(TAPS, taps, "backbone.taps")
         lookup(REMAT, remat, "backbone.remat")
-        self.patch_embed = PatchEmbed(embed, patch, dtype=dtype, rngs=rngs)
+        norm = LayerNorm(embed, dtype=dtype)
+        self.patch_embed = PatchEmbed(embed, patch, norm=norm, dtype=dtype, rngs=rngs)
         if absolute_position:
             shape = (*absolute_position, embed)
             self.absolute_position = nnx.Param(NORMAL(rngs.params(), shape, jnp.float32))

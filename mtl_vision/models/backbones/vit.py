@@ -1,0 +1,232 @@
+"""Vision Transformer (arXiv 2010.11929) with taps, for any input size."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from flax import nnx
+
+from mtl_vision.errors import ConfigError, lookup
+from mtl_vision.models.blocks import (
+    REMAT,
+    Block,
+    Mlp,
+    PatchEmbed,
+    drop_rates,
+    run_blocks,
+    scan_blocks,
+)
+from mtl_vision.models.layers import (
+    NORMAL,
+    Dtype,
+    Identity,
+    LayerNorm,
+    LayerScale,
+    Linear,
+    attend,
+    split,
+)
+from mtl_vision.models.resize import resize
+
+EPS = 1e-6
+
+
+class Attention(nnx.Module):
+    """Multi-head attention among the tokens of ``[S, B, N, C]``, every stream for itself."""
+
+    def __init__(self, channels: int, heads: int, *, dtype: Dtype = None, rngs: nnx.Rngs):
+        self.qkv = Linear(channels, 3 * channels, dtype=dtype, rngs=rngs)
+        self.proj = Linear(channels, channels, dtype=dtype, rngs=rngs)
+        self.heads = heads
+
+    def __call__(self, x: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
+        keys = split(key, 2)
+        qkv = self.qkv(x, key=keys[0])
+        q, k, v = rearrange(qkv, "s b n (t h d) -> t s b h n d", t=3, h=self.heads)
+        x = rearrange(attend(q, k, v), "s b h n d -> s b n (h d)")
+        return self.proj(x, key=keys[1])
+
+
+class ViT(nnx.Module):
+    """Image ``[B, H, W, 3]`` -> maps ``[S, B, h, w, C]`` after chosen blocks, the last normalised.
+
+    Args:
+      channels: width.
+      depth: number of blocks.
+      heads: attention heads.
+      patch: side of a patch in pixels; images are filled up with zeros to a multiple.
+      grid: the grid of the position table, as the weights come; resized to the image's grid.
+      taps: after how many blocks a map is read, rising, the last being `depth`; () for every
+        quarter of the depth.
+      mlp_ratio: hidden over outer width of the MLP.
+      drop_path: rate of the last block; rises linearly from 0.
+      class_token: whether a class token goes along; it has the first row of the position table.
+      register_tokens: how many registers go along (arXiv 2309.16588), without position.
+      layer_scale: initial gain of both branches, 0.0 for none.
+      position_resize: a key of `resize.METHODS`.
+      scan: whether equal blocks between taps are stacked and scanned.
+      remat: a key of `blocks.REMAT`; a stage is what lies between two taps.
+      dtype: compute type.
+
+    Attributes: `channels` and `strides` of the taps; `entry`, called on the tokens before the
+      first block, and `handover`, between taps (both Identity); `shared`, how many leading
+      streams are shared by all tasks.
+
+    Raises:
+      ConfigError: taps that do not rise to `depth`, heads that do not divide the width, or an
+        unknown `remat`.
+    """
+
+    def __init__(
+        self,
+        *,
+        channels: int,
+        depth: int,
+        heads: int,
+        patch: int = 16,
+        grid: tuple[int, int] = (24, 24),
+        taps: tuple[int, ...] = (),
+        mlp_ratio: float = 4.0,
+        drop_path: float = 0.0,
+        class_token: bool = True,
+        register_tokens: int = 0,
+        layer_scale: float = 0.0,
+        position_resize: str = "bicubic",
+        scan: bool = False,
+        remat: str = "none",
+        dtype: Dtype = None,
+        rngs: nnx.Rngs,
+    ):
+        self.taps = tuple(taps) or tuple(depth * i // 4 for i in range(1, 5))
+        _check(self.taps, depth, channels, heads)
+        lookup(REMAT, remat, "backbone.remat")
+
+        def block(rngs):
+            attn = Attention(channels, heads, dtype=dtype, rngs=rngs)
+            mlp = Mlp(channels, int(channels * mlp_ratio), dtype=dtype, rngs=rngs)
+            scales = [LayerScale(channels, layer_scale, dtype=dtype) for _ in range(2)]
+            return Block(
+                channels, attn, mlp, scales=scales if layer_scale else None, eps=EPS, dtype=dtype
+            )
+
+        def table(rows):
+            return nnx.Param(NORMAL(rngs.params(), (rows, channels), jnp.float32))
+
+        self.patch_embed = PatchEmbed(channels, patch, norm=Identity(), dtype=dtype, rngs=rngs)
+        self.cls_token = table(1) if class_token else None
+        self.register_tokens = table(register_tokens) if register_tokens else None
+        self.pos_embed = table(int(class_token) + grid[0] * grid[1])
+        if scan:
+            self.segments = nnx.List([_stacked(block, n, rngs) for n in self._lengths()])
+        else:
+            self.blocks = nnx.List([block(rngs) for _ in range(depth)])
+        self.norm = LayerNorm(channels, eps=EPS, dtype=dtype)
+        self.entry, self.handover, self.shared = Identity(), Identity(), 1
+        self.rates = drop_rates(drop_path, depth)
+        self.grid, self.position_resize, self.scan, self.remat = grid, position_resize, scan, remat
+        self.channels, self.strides = (channels,) * len(self.taps), (patch,) * len(self.taps)
+
+    def _lengths(self):
+        return [stop - start for start, stop in zip((0, *self.taps), self.taps, strict=False)]
+
+    def __call__(self, image: jax.Array, *, key: jax.Array | None = None) -> list[jax.Array]:
+        patches = self.patch_embed(image)
+        _, h, w, _ = patches.shape
+        x = self.entry(self.embed(patches)[None])
+        out, start = [], 0
+        for i, segment_key in enumerate(split(key, len(self.taps))):
+            stop = self.taps[i]
+            x = self._segment(self.handover(x) if i else x, i, start, stop, segment_key)
+            tokens = (x if stop < len(self.rates) else self.norm(x))[:, :, -h * w :]
+            out.append(rearrange(tokens, "s b (h w) c -> s b h w c", h=h))
+            start = stop
+        return out
+
+    def _segment(self, x, i, start, stop, key):
+        options = dict(rates=self.rates[start:stop], remat=self.remat, key=key)
+        if self.scan:
+            return scan_blocks(self.segments[i], x, **options)
+        return run_blocks(self.blocks[start:stop], x, **options)
+
+    def positions(self, h: int, w: int) -> jax.Array:
+        """Returns the position table for a grid of h x w: ``[0 or 1 + h*w, C]``."""
+        table = self.pos_embed[...]
+        first = table.shape[0] - self.grid[0] * self.grid[1]
+        grid = table[first:].reshape(*self.grid, -1)
+        grid = resize(grid, (h, w), self.position_resize).reshape(h * w, -1)
+        return jnp.concatenate([table[:first], grid])
+
+    def embed(self, patches: jax.Array) -> jax.Array:
+        """Patches ``[B, h, w, C]`` -> all tokens ``[B, N, C]``: class, registers, patches."""
+        batch, h, w, _ = patches.shape
+        positions = self.positions(h, w).astype(patches.dtype)
+        x = rearrange(patches, "b h w c -> b (h w) c") + positions[None, -h * w :]
+        lead = [] if self.cls_token is None else [self.cls_token.astype(x.dtype) + positions[:1]]
+        if self.register_tokens is not None:
+            lead.append(self.register_tokens.astype(x.dtype))
+        return jnp.concatenate([*(_repeat(tokens, batch) for tokens in lead), x], 1)
+
+
+def _repeat(tokens, batch):
+    return jnp.broadcast_to(tokens[None], (batch, *tokens.shape))
+
+
+def _stacked(block, count, rngs):
+    keys = jax.random.split(rngs.params(), count)
+    return jax.vmap(lambda key: block(nnx.Rngs(params=key)))(keys)
+
+
+def _check(taps, depth, channels, heads):
+    if list(taps) != sorted(set(taps)) or taps[0] < 1 or taps[-1] != depth:
+        raise ConfigError(
+            f"config.backbone.taps={taps} must rise from 1 at least to the depth, {depth}."
+        )
+    if channels % heads:
+        raise ConfigError(f"config.backbone: {heads} heads do not divide {channels} channels.")
+
+
+def stack(tree: dict[str, Any], taps: tuple[int, ...]) -> dict[str, Any]:
+    """Parameters of a ViT with `scan` off -> those of the same ViT with it on.
+
+    Args:
+      tree: nested dict with ``blocks/0`` to ``blocks/L-1``.
+      taps: as in `ViT`; the blocks between two taps are stacked on a new leading axis.
+    """
+    rest = {name: value for name, value in tree.items() if name != "blocks"}
+    segments = {}
+    for i, (start, stop) in enumerate(zip((0, *taps), taps, strict=False)):
+        parts = [tree["blocks"][j] for j in range(start, stop)]
+        segments[i] = jax.tree.map(lambda *leaves: jnp.stack(leaves), *parts)
+    return rest | {"segments": segments}
+
+
+def unstack(tree: dict[str, Any]) -> dict[str, Any]:
+    """Undoes `stack`."""
+    rest = {name: value for name, value in tree.items() if name != "segments"}
+    blocks = []
+    for i in range(len(tree["segments"])):
+        segment = tree["segments"][i]
+        length = jax.tree.leaves(segment)[0].shape[0]
+        blocks += [jax.tree.map(lambda leaf, j=j: leaf[j], segment) for j in range(length)]
+    return rest | {"blocks": dict(enumerate(blocks))}
+
+
+def vit_s(**fields: Any) -> ViT:
+    """ViT-S: width 384, 12 blocks. Takes the fields of `ViT` but its sizes, and `rngs`."""
+    return ViT(channels=384, depth=12, heads=6, **fields)
+
+
+def vit_b(**fields: Any) -> ViT:
+    """ViT-B: width 768, 12 blocks; see `vit_s`."""
+    return ViT(channels=768, depth=12, heads=12, **fields)
+
+
+def vit_l(**fields: Any) -> ViT:
+    """ViT-L: width 1024, 24 blocks; see `vit_s`."""
+    return ViT(channels=1024, depth=24, heads=16, **fields)
+
+
+def vit_h(**fields: Any) -> ViT:
+    """ViT-H: width 1280, 32 blocks; see `vit_s`. The published one has patches of 14."""
+    return ViT(channels=1280, depth=32, heads=16, **fields)
