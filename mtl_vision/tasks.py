@@ -90,14 +90,14 @@ def _segmentation(
     )
 
 
-def depth(dataset: str, protocol: str) -> Task:
-    """Depth in metres."""
+def depth(dataset: str, protocol: str, *, loss: Loss = losses.depth) -> Task:
+    """Depth in metres; the same in both protocols. MLoRE also trains with `losses.silog`."""
     _check(protocol)
     return Task(
         dataset,
         "depth",
         channels=1,
-        loss=losses.depth,
+        loss=loss,
         weight=1.0,
         metric=depth_metric.depth(),
         score="rmse",

@@ -16,7 +16,7 @@ BELOW = {
     "config": {"errors"},
     "cli": {"errors"},
     "losses": {"errors"},
-    "metrics": {"errors"},
+    "metrics": {"errors", "losses"},
     "tasks": {"errors", "losses", "metrics"},
     "data": {"errors", "tasks", "metrics"},
     "models": {"errors", "rules"},

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mtl_vision.losses import unit, wide
+from mtl_vision.losses import square, unit, wide
 from mtl_vision.metrics import Metric, Totals
 from mtl_vision.metrics.segmentation import count
 
@@ -52,8 +52,7 @@ def normals() -> Metric:
 def angle(a: jax.Array, b: jax.Array) -> jax.Array:
     """Returns the angle in degrees between vectors along the last axis."""
     a, b = unit(a), unit(b)
-    sine, cosine = ((x * x).sum(-1) for x in (a - b, a + b))
-    return jnp.degrees(2 * jnp.arctan2(jnp.sqrt(sine), jnp.sqrt(cosine)))
+    return jnp.degrees(2 * jnp.arctan2(jnp.sqrt(square(a - b)), jnp.sqrt(square(a + b))))
 
 
 def _median(histogram: np.ndarray) -> float:
@@ -67,7 +66,8 @@ def _median(histogram: np.ndarray) -> float:
 def constant() -> Metric:
     """Lowest mean angle of the labels' mean direction and the six axes.
 
-    ``sums(label, mask, valid)``. The labels are gathered in cells of (x, y, sign of z): how many, and the sum of the vectors.
+    ``sums(label, mask, valid)``. The labels are gathered in cells of (x, y, sign of z): how many,
+    and the sum of the vectors.
     """
 
     def sums(label, mask, valid):
