@@ -44,8 +44,14 @@ DEFAULT: rules.Rules[Specs] = (
     (".*", [P(None, None, None, "fsdp"), P(None, None, "fsdp"), P(None, "fsdp"), P()]),
 )
 
-# The first rules of a component with this name; `shardings` ends every table with DEFAULT.
-SHARDINGS: dict[str, rules.Rules[Specs]] = {"swin": TRANSFORMER, "vit": TRANSFORMER}
+# The first rules of a model with this backbone; `shardings` ends every table with DEFAULT.
+SHARDINGS: dict[str, rules.Rules[Specs]] = {
+    "swin": TRANSFORMER,
+    "swin_t": TRANSFORMER,
+    "swin_s": TRANSFORMER,
+    "swin_b": TRANSFORMER,
+    "swin_l": TRANSFORMER,
+}
 
 
 def make_mesh(
