@@ -81,6 +81,27 @@ def test_train_depends_on_the_generator_only_and_leaves_the_example_alone(case):
     assert (other["image"] != first["image"]).any()
 
 
+@pytest.mark.parametrize("case", PROTOCOLS)
+def test_the_place_of_arrays_in_memory_changes_nothing(case):
+    """Vector instructions must not round by alignment, or a resumed run would drift."""
+    size, augment = PROTOCOLS[case]
+    transform = transforms.train_transform(case[0], size=size, kinds=KINDS, augment=augment)
+    expected, kept = transform(scene(), np.random.default_rng(7)), []
+    for offset in range(4, 64, 4):
+        kept.append(np.empty(1000 * offset, np.uint8))  # what comes next moves too
+        example = {n: moved(x, offset) for n, x in scene().items() if n != "id"}
+        tree_equal(expected, transform({"id": "scene0", **example}, np.random.default_rng(7)))
+
+
+def moved(x, offset):
+    """A copy that begins `offset` bytes after a multiple of 64."""
+    room = np.empty(x.nbytes + 128, np.uint8)
+    start = -room.ctypes.data % 64 + offset
+    copy = room[start : start + x.nbytes].view(x.dtype).reshape(x.shape)
+    copy[...] = x
+    return copy
+
+
 @pytest.mark.parametrize("protocol", ["A", "B"])
 def test_without_augmentation_training_is_evaluation(protocol):
     size = (24, 32)

@@ -63,12 +63,11 @@ def squash(maps: Maps, size: tuple[int, int]) -> Maps:
     out = _interpolate(maps, lambda plane, how: cv2.resize(plane, size[::-1], interpolation=how))
     if "normals" in out:
         x, y, z = out["normals"]
-        length = x * x
+        length = x * x  # cv2.magnitude rounds by the arrays' place in memory
         length += y * y
         length += z * z
-        np.sqrt(length, out=length)
-        length += EPSILON
-        out["normals"] = [x / length, y / length, z / length]
+        length = np.sqrt(length, out=length) + EPSILON
+        out["normals"] = [np.divide(p, length, out=p) for p in (x, y, z)]
     return out
 
 
@@ -137,7 +136,7 @@ def _turn(planes: list[np.ndarray], radians: float) -> list[np.ndarray]:
     """Rotates the in-plane part of normals, x to the right and y down, counter-clockwise."""
     x, y, z = planes
     cos, sin = float(np.cos(radians)), float(np.sin(radians))
-    return [cos * x + sin * y, cos * y - sin * x, z]
+    return [cv2.addWeighted(x, cos, y, sin, 0), cv2.addWeighted(y, cos, x, -sin, 0), z]
 
 
 def _interpolate(maps: Maps, move: Callable) -> Maps:
