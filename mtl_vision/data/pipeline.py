@@ -1,16 +1,14 @@
-"""Streams of batches: which record stands where, read in parallel, and put on the devices.
+"""Streams of batches, read in parallel and put on the devices.
 
-The order of a training stream and the random numbers of each of its elements are functions of
-(seed, dataset, position) alone. So a run resumes by its step number, and threads, processes and
-the number of hosts change nothing. grain only reads ahead; without workers it is not imported.
-Batches are numpy on this side; `to_device` makes them global arrays.
+A batch is a function of the step (`order` says why), so a run resumes by its step number, and
+threads, processes and the number of hosts change nothing. grain only reads ahead; without workers
+it is not imported. Batches are numpy on this side; `to_device` makes them global arrays.
 """
 
 import functools
 import queue
 import sys
 import threading
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,47 +16,27 @@ from typing import Any
 import cv2
 import numpy as np
 
+from mtl_vision.data.order import Order
 from mtl_vision.errors import ConfigError, DataError, UserError
 
 Batch = dict[str, Any]
 Source = Sequence[Mapping[str, Any]]
 
-EPOCH, ELEMENT = 0, 1  # what a random stream is for
 ENDLESS = sys.maxsize
 
 
 @dataclass(frozen=True)
-class Order:
-    """The endless order in which one dataset is trained on.
+class Head:
+    """The first `length` examples of a source."""
 
-    Every epoch is a new permutation of all records; batches run across its end.
-
-    Attributes:
-      name: of the dataset; datasets with one seed are shuffled independently.
-      length: number of records.
-      seed: 0 or larger.
-    """
-
-    name: str
+    source: Source
     length: int
-    seed: int
 
-    def record(self, position: int) -> int:
-        """Index of the record at `position` of the stream, 0, 1, 2, ..."""
-        epoch, place = divmod(position, self.length)
-        return int(_permutation(self, epoch)[place])
+    def __len__(self) -> int:
+        return min(self.length, len(self.source))
 
-    def rng(self, position: int) -> np.random.Generator:
-        """Random numbers for the augmentation of the element at `position`."""
-        return self._generator(ELEMENT, position)
-
-    def _generator(self, purpose: int, n: int) -> np.random.Generator:
-        return np.random.default_rng((self.seed, zlib.crc32(self.name.encode()), purpose, n))
-
-
-@functools.lru_cache(maxsize=8)
-def _permutation(order: Order, epoch: int) -> np.ndarray:
-    return order._generator(EPOCH, epoch).permutation(order.length)
+    def __getitem__(self, index: int) -> Mapping[str, Any]:
+        return self.source[range(len(self))[index]]
 
 
 @dataclass(frozen=True)

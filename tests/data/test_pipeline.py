@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from mtl_vision.data import pipeline
+from mtl_vision.data import pipeline, transforms
+from mtl_vision.data.order import Order
+from mtl_vision.data.transforms.maps import CLASS_MAPS
 from mtl_vision.errors import ConfigError, DataError
 
 LENGTH = 11
@@ -80,6 +82,13 @@ def test_every_epoch_is_another_permutation():
     assert len({tuple(epoch) for epoch in seen}) == 4
 
 
+def test_the_order_of_a_seed_stays_what_it_is():
+    """Another order would break the resume of every run begun before the change."""
+    order = Order("numbers", LENGTH, seed=3)
+    assert [order.record(n) for n in range(13)] == [1, 2, 0, 3, 7, 6, 4, 5, 9, 10, 8, 4, 7]
+    assert order.rng(5).random() == 0.6753010758048961
+
+
 def test_augmentations_differ_between_epochs_and_rows():
     values = np.concatenate([b["image"][:, 0, 0, 0] for b in stream(11)])
     assert len(np.unique(values)) == 44
@@ -118,6 +127,39 @@ def test_hosts_hold_blocks_of_the_rows_of_one_host(hosts):
         jax.tree.map(lambda *x: np.concatenate(x), *rows) for rows in zip(*parts, strict=True)
     ]
     assert_same(stream(6), joined)
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """Random images of several sizes with class maps, depth and normals."""
+
+    def __len__(self):
+        return 5
+
+    def __getitem__(self, index):
+        rng = np.random.default_rng(index)
+        shape = 40 + 3 * index, 60 - index
+        classes = {n: rng.integers(0, 2, shape, dtype=np.uint8) for n in CLASS_MAPS}
+        return classes | {
+            "id": f"s{index}",
+            "image": rng.integers(0, 256, (*shape, 3), dtype=np.uint8),
+            "depth": rng.uniform(1, 9, shape).astype(np.float32),
+            "normals": rng.standard_normal((*shape, 3)).astype(np.float32),
+        }
+
+
+@pytest.mark.parametrize(("protocol", "augment"), [("A", transforms.A_PASCAL), ("B", transforms.B)])
+def test_threads_augment_bit_for_bit_as_one_thread_does(protocol, augment):
+    kinds = ("semseg", "depth", "normals", "edge", "sal", "human_parts")
+    real = transforms.train_transform(protocol, size=(64, 64), kinds=kinds, augment=augment)
+
+    def read(threads):
+        batches = pipeline.train_batches(
+            Scenes(), real, name="scenes", batch=4, seed=0, threads=threads
+        )
+        return list(itertools.islice(batches, 8))
+
+    assert_same(read(0), read(4))
 
 
 def test_step_far_away_is_read_at_once():
@@ -172,6 +214,12 @@ def test_evaluation_hosts_have_equally_many_batches():
     ]
     assert_same(whole, joined)
     assert parts[3][1][1] == {"id": [], "size": []}  # rows 14 and 15 of 11
+
+
+def test_head_is_the_front_of_a_source():
+    head = pipeline.Head(Numbers(), 3)
+    assert [example["id"] for example in head] == ["r0", "r1", "r2"]
+    assert len(pipeline.Head(Numbers(), 99)) == LENGTH
 
 
 def test_paired_closes_all_streams():
