@@ -89,11 +89,12 @@ class TrainBatches:
         return ENDLESS
 
     def __getitem__(self, step: int) -> Batch:
-        order = self.order
-        rows = [
-            self.reader.read(order.record(n), order.rng(n)) for n in self.reader.positions(step)
-        ]
-        return _stack(rows, len(rows))
+        batch, order, positions = {}, self.order, self.reader.positions(step)
+        for row, n in enumerate(positions):
+            example = self.reader.read(order.record(n), order.rng(n))
+            batch = batch or _zeros(example, len(positions))
+            _put(batch, row, example)
+        return batch
 
 
 @dataclass(frozen=True)
@@ -106,13 +107,17 @@ class EvalBatches:
         return -(-len(self.reader.source) // self.reader.batch)
 
     def __getitem__(self, step: int) -> tuple[Batch, dict]:
-        last = len(self.reader.source) - 1
-        positions = self.reader.positions(step)
-        rows = [self.reader.read(n) for n in positions if n <= last]
-        info = {"id": [row["id"] for row in rows], "size": [row["size"] for row in rows]}
-        filler = _blank(rows[-1] if rows else self.reader.read(last))
-        filled = rows + [filler] * (len(positions) - len(rows))
-        return _stack(filled, len(rows)), info
+        batch, info = {}, {"id": [], "size": []}
+        positions, end = self.reader.positions(step), len(self.reader.source)
+        for row, n in enumerate(positions):
+            example = self.reader.read(min(n, end - 1))
+            batch = batch or _zeros(example, len(positions))
+            if n >= end:
+                break
+            _put(batch, row, example)
+            for name, values in info.items():
+                values.append(example[name])
+        return batch, info
 
 
 def train_batches(
@@ -285,19 +290,23 @@ def _reader(source, transform, name, batch, process_index, process_count) -> Rea
     return Reader(source, transform, name, batch, process_index, process_count)
 
 
-def _stack(rows: Sequence[Mapping[str, Any]], valid: int) -> Batch:
-    """One batch of the rows, the first `valid` of which are real."""
-    out = {"image": np.stack([row["image"] for row in rows])}
-    for part in ("labels", "masks"):
-        out[part] = {kind: np.stack([row[part][kind] for row in rows]) for kind in rows[0][part]}
-    return out | {"valid": np.arange(len(rows)) < valid}
+def _zeros(example: Mapping[str, Any], rows: int) -> Batch:
+    """A batch of filler rows with the shapes of a transformed example."""
+
+    def zeros(x):
+        return np.zeros((rows, *x.shape), x.dtype)
+
+    parts = {p: {kind: zeros(x) for kind, x in example[p].items()} for p in ("labels", "masks")}
+    return {"image": zeros(example["image"]), **parts, "valid": np.zeros(rows, bool)}
 
 
-def _blank(row: Mapping[str, Any]) -> dict[str, Any]:
-    blank = {"image": np.zeros_like(row["image"])}
+def _put(batch: Batch, row: int, example: Mapping[str, Any]) -> None:
+    """Copies a transformed example into its row; at once, so that its memory is used again."""
+    batch["valid"][row] = True
+    batch["image"][row] = example["image"]
     for part in ("labels", "masks"):
-        blank[part] = {kind: np.zeros_like(x) for kind, x in row[part].items()}
-    return blank
+        for kind, x in example[part].items():
+            batch[part][kind][row] = x
 
 
 @functools.cache
