@@ -89,7 +89,7 @@ def rescale(maps: Maps, factor: float) -> Maps:
         cv2.resize(_real(p), size, interpolation=cv2.INTER_LINEAR) for p in maps["image"]
     ]
     if "depth" in out:
-        out["depth"] = [out["depth"][0] / np.float32(factor)]
+        out["depth"] = [out["depth"][0] / factor]
     return out
 
 
