@@ -1,11 +1,21 @@
-"""Labels as small integer images, and examples as files of records.
+"""Examples in files: labels as small integer images, tfds datasets of them, and their sources.
 
 A label is stored as an 8- or 16-bit image: classes as they are, depth in millimetres, normals as
-``round(127 n) + 128`` with (128, 128, 128) for undefined (0.2 degrees off on average).
+``round(127 n) + 128`` with (128, 128, 128) for undefined (0.2 degrees off on average). The images
+are PNG, so nothing is lost after that. Reading and preparing need no TensorFlow.
 """
+
+import functools
+import io
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
+
+from mtl_vision.errors import DataError
 
 MAX_DEPTH = 65.535  # metres
 
@@ -31,10 +41,157 @@ def unpack(kind: str, stored: np.ndarray) -> np.ndarray:
     return stored
 
 
-def encode(stored: np.ndarray) -> bytes:
-    """PNG of a packed label or an RGB image."""
-    if stored.ndim == 3:
-        stored = cv2.cvtColor(stored, cv2.COLOR_RGB2BGR)
-    done, data = cv2.imencode(".png", stored)
+def unpack_example(packed: Mapping[str, Any], kinds: Sequence[str]) -> dict[str, Any]:
+    """An example of `id`, `image` and packed labels, with the labels unpacked."""
+    plain = {"id": packed["id"], "image": packed["image"]}
+    return plain | {kind: unpack(kind, packed[kind]) for kind in kinds}
+
+
+def encode(packed: Mapping[str, Any]) -> dict[str, Any]:
+    """Turns the arrays of a packed example into PNG files."""
+    return {k: v if isinstance(v, str) else _png(v) for k, v in packed.items()}
+
+
+def _png(image: np.ndarray) -> bytes:
+    if image.ndim == 3:
+        image = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    done, data = cv2.imencode(".png", image)
     assert done
     return data.tobytes()
+
+
+def features(kinds: Sequence[str]) -> Any:
+    """The tfds features of a dataset with these labels; sizes may differ between images."""
+    import tensorflow_datasets as tfds
+
+    def image(channels: int, dtype: Any = np.uint8) -> Any:
+        shape = (None, None, channels)
+        return tfds.features.Image(shape=shape, dtype=dtype, encoding_format="png")
+
+    special = {"depth": image(1, np.uint16), "normals": image(3)}
+    labels = {kind: special.get(kind, image(1)) for kind in kinds}
+    return tfds.features.FeaturesDict({"id": tfds.features.Text(), "image": image(3), **labels})
+
+
+def to_tfds(encoded: Mapping[str, Any]) -> dict[str, Any]:
+    """What a builder yields for an encoded example."""
+    return {k: v if isinstance(v, str) else io.BytesIO(v) for k, v in encoded.items()}
+
+
+def folder(root: str | pathlib.Path, name: str, config: str) -> pathlib.Path:
+    """The newest version of a prepared dataset.
+
+    Raises:
+      DataError: there is none.
+    """
+    place = pathlib.Path(root).expanduser() / name / config
+    versions = sorted(place.glob("*.*.*/dataset_info.json"), key=_version)
+    if not versions:
+        raise DataError(f"{name}/{config} is not prepared in {str(root)!r}.")
+    return versions[-1].parent
+
+
+def _version(path: pathlib.Path) -> tuple[int, ...]:
+    parts = path.parent.name.split(".")
+    return tuple(int(p) if p.isdigit() else -1 for p in parts)
+
+
+def check(
+    root: str | pathlib.Path,
+    name: str,
+    config: str,
+    split: str,
+    kinds: Sequence[str],
+    *,
+    command: str,
+) -> None:
+    """Looks whether a dataset is there and has the split and the labels.
+
+    Raises:
+      DataError: it is not, or has not; the message ends with `command`.
+    """
+    try:
+        place = folder(root, name, config)
+    except DataError as error:
+        raise DataError(f"{error} Run: {command}") from error
+    builder = _builder(place)
+    if split not in builder.info.splits or not builder.info.splits[split].num_examples:
+        has = ", ".join(builder.info.splits)
+        raise DataError(f"{place} has no split {split!r}, only {has}. Run: {command}")
+    missing = [kind for kind in kinds if kind not in builder.info.features]
+    if missing:
+        raise DataError(f"{place} has no {missing[0]!r} labels. Delete it and run: {command}")
+
+
+def _builder(place: pathlib.Path) -> Any:
+    import tensorflow_datasets as tfds
+
+    try:
+        return tfds.builder_from_directory(place)
+    except Exception as error:
+        raise DataError(f"{place} cannot be read: {error}. Delete it and prepare again.") from error
+
+
+@dataclass(frozen=True)
+class TfdsSource:
+    """One split of a prepared dataset.
+
+    Labels that were not asked for are not decoded. The files are opened on first use, in every
+    process anew.
+
+    Attributes:
+      place: (root, name, config) of the dataset.
+      split: its name, or a tfds slice such as ``train[:10%]``.
+      kinds: labels wanted.
+    """
+
+    place: tuple[str, str, str]
+    split: str
+    kinds: tuple[str, ...]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return TfdsSource, (self.place, self.split, self.kinds)
+
+    @functools.cached_property
+    def _records(self) -> Any:
+        import tensorflow_datasets as tfds
+
+        cv2.setNumThreads(1)
+        builder = _builder(folder(*self.place))
+        unused = set(builder.info.features) - {"id", "image", *self.kinds}
+        skip = {k: tfds.decode.SkipDecoding() for k in unused}
+        return builder.as_data_source(split=self.split, decoders=skip)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Returns one example.
+
+        Raises:
+          DataError: the record is damaged.
+        """
+        if not 0 <= index < len(self):
+            raise IndexError(f"{self._where} has {len(self)} records, not {index}.")
+        try:
+            record = self._records[index]
+            record["id"] = record["id"].decode()
+            labels = {k: _plane(record[k]) for k in self.kinds}
+            return unpack_example(record | labels, self.kinds)
+        except Exception as error:
+            raise DataError(
+                f"{self._where}: record {index} of {len(self)} is damaged "
+                f"({type(error).__name__}: {error}). Prepare the dataset again."
+            ) from error
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (self[i] for i in range(len(self)))
+
+    @property
+    def _where(self) -> str:
+        root, name, config = self.place
+        return f"{name}/{config} in {str(root)!r}, split {self.split!r}"
+
+
+def _plane(image: np.ndarray) -> np.ndarray:
+    return image[..., 0] if image.shape[-1] == 1 else image

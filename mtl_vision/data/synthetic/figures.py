@@ -4,8 +4,19 @@ import numpy as np
 
 from mtl_vision.data.synthetic import labels as L
 from mtl_vision.data.synthetic import materials as mt
-from mtl_vision.data.synthetic.shapes import Model, Prim, ball, limb, prism, rot_x, rot_y, rot_z
-from mtl_vision.data.synthetic.shapes import bounds, place, tube
+from mtl_vision.data.synthetic.shapes import (
+    Model,
+    Prim,
+    ball,
+    bounds,
+    limb,
+    place,
+    prism,
+    rot_x,
+    rot_y,
+    rot_z,
+    tube,
+)
 
 Rng = np.random.Generator
 POSES = ("stand", "walk", "run", "reach", "sit", "ride")

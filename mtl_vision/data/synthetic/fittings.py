@@ -8,8 +8,18 @@ from mtl_vision.data.synthetic import furniture
 from mtl_vision.data.synthetic import materials as mt
 from mtl_vision.data.synthetic import textures as tx
 from mtl_vision.data.synthetic.labels import IGNORE, NYUD40
-from mtl_vision.data.synthetic.shapes import Model, ball, box, limb, prism, ring, rot_x, rot_y
-from mtl_vision.data.synthetic.shapes import rot_z, tube
+from mtl_vision.data.synthetic.shapes import (
+    Model,
+    ball,
+    box,
+    limb,
+    prism,
+    ring,
+    rot_x,
+    rot_y,
+    rot_z,
+    tube,
+)
 
 Rng = np.random.Generator
 LABEL = {name: i for i, name in enumerate(NYUD40)} | {"unlabelled": IGNORE}

@@ -14,8 +14,8 @@ from mtl_vision.data.synthetic.shapes import (
     rot_x,
     rot_y,
     rot_z,
+    tube,
 )
-from mtl_vision.data.synthetic.shapes import tube
 
 Rng = np.random.Generator
 
@@ -164,7 +164,7 @@ def desk(rng: Rng) -> Model:
 
 
 def _drawers(rng: Rng, corner, size, grid, wood) -> list[Prim]:
-    """Fronts and handles on a -z face; `corner` = (x middle, lowest y, z), grid = (columns, rows)."""
+    """Fronts and handles: `corner` is (middle x, lowest y, z), `grid` (columns, rows)."""
     (x, y, z), (width, height), (columns, rows) = corner, size, grid
     front = wood if rng.random() < 0.6 else mt.wood(rng)
     handle, knob = mt.metal(rng), rng.random() < 0.5

@@ -5,8 +5,7 @@ import numpy as np
 from mtl_vision.data.synthetic import figures, furniture, scenery, vehicles
 from mtl_vision.data.synthetic.camera import look_at
 from mtl_vision.data.synthetic.labels import PASCAL21
-from mtl_vision.data.synthetic.layout import Floor, Scene, Thing, footprint, moved
-from mtl_vision.data.synthetic.layout import sensor
+from mtl_vision.data.synthetic.layout import Floor, Scene, Thing, footprint, moved, sensor
 from mtl_vision.data.synthetic.shapes import Model, bounds
 
 Rng = np.random.Generator

@@ -6,6 +6,7 @@ synth_nyud, the shape of the NYUD-v2 canvas.
 """
 
 import re
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from mtl_vision.errors import DataError
@@ -42,13 +43,26 @@ def plan(name: str) -> Plan:
         return NAMED[name]
     found = re.fullmatch(r"(\d+)(?:-(\d+)-(\d+)-(\d+))?", name)
     side = int(found[1]) if found else 0
-    if not 32 <= side <= 1024 or side % 8:
+    counts = dict(DEFAULT_COUNTS)
+    if found and found[2]:
+        counts = dict(zip(counts, map(int, found.groups()[1:]), strict=True))
+    if not 32 <= side <= 1024 or side % 8 or not all(counts.values()):
         raise DataError(
             f"the SynthScenes config {name!r} is not known; use {', '.join(NAMED)}, a resolution "
             "such as 128 (a multiple of 8 from 32 to 1024), or 128-2000-200-500 to give the counts "
             "of train, val and test too."
         )
-    counts = DEFAULT_COUNTS
-    if found[2]:
-        counts = dict(zip(DEFAULT_COUNTS, map(int, found.groups()[1:]), strict=True))
     return Plan(name, sizes(side), counts)
+
+
+def with_counts(base: Plan, counts: Mapping[str, int | None]) -> Plan:
+    """The plan with other counts, where they are given; its name says so."""
+    changed = base.counts | {k: v for k, v in counts.items() if v is not None}
+    if changed == base.counts:
+        return base
+    side = base.name.split("-")[0]
+    if not side.isdigit():
+        raise DataError(
+            f"the counts of the config {base.name!r} are fixed; give a resolution such as 128."
+        )
+    return plan("-".join([side, *map(str, changed.values())]))

@@ -12,8 +12,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mtl_vision.data.synthetic.shapes import BALL, LIMB, PLANE, PRISM, RING, TUBE, Prim
-from mtl_vision.data.synthetic.shapes import half_extents
+from mtl_vision.data.synthetic.shapes import (
+    BALL,
+    LIMB,
+    PLANE,
+    PRISM,
+    RING,
+    TUBE,
+    Prim,
+    half_extents,
+)
 
 
 class View(NamedTuple):

@@ -57,9 +57,8 @@ def render(
     Raises:
       DataError: no such split, or a kind that the domain does not label.
     """
-    example = render_packed(domain, split, index, size, kinds)
-    plain = {"id": example.pop("id"), "image": example.pop("image")}
-    return plain | {kind: records.unpack(kind, v) for kind, v in example.items()}
+    wanted = KINDS[domain] if kinds is None else kinds
+    return records.unpack_example(render_packed(domain, split, index, size, wanted), wanted)
 
 
 def render_packed(

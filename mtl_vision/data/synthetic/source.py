@@ -48,9 +48,7 @@ class SceneSource:
         return self.count
 
     def __getitem__(self, index: int) -> dict:
-        example = self.packed(index)
-        plain = {"id": example.pop("id"), "image": example.pop("image")}
-        return plain | {k: records.unpack(k, example[k]) for k in self.kinds}
+        return records.unpack_example(self.packed(index), self.kinds)
 
     def packed(self, index: int) -> dict:
         """The example as it is stored, see `records.pack`."""
@@ -74,17 +72,18 @@ class MemorySource:
         return len(self.ids)
 
     def __getitem__(self, index: int) -> dict:
-        example = {"id": self.ids[index], "image": self.arrays["image"][index]}
-        kinds = (k for k in self.arrays if k != "image")
-        return example | {k: records.unpack(k, self.arrays[k][index]) for k in kinds}
+        example = {k: v[index] for k, v in self.arrays.items()} | {"id": self.ids[index]}
+        return records.unpack_example(example, [k for k in self.arrays if k != "image"])
 
 
 def render_all(
-    source: SceneSource, *, processes: int | None = None, quiet: bool = False
+    source: SceneSource, *, encode: bool = False, processes: int | None = None, quiet: bool = False
 ) -> Iterator[Packed]:
     """Renders all scenes in order, on all cores, holding only a few at a time.
 
     Args:
+      source: what to render.
+      encode: give PNG files, not arrays; see `records.encode`.
       processes: number of workers; 0 renders in this process, None takes one per core.
       quiet: no progress bar.
     """
@@ -92,19 +91,27 @@ def render_all(
 
     count = len(source)
     if processes is None:
-        processes = min(len(os.sched_getaffinity(0)), -(-count // 4))
+        processes = min(os.cpu_count() or 1, -(-count // 4))
     label = f"{source.domain} {source.split}"
     with tqdm(total=count, desc=label, unit="image", disable=quiet or count == 0) as bar:
-        several = processes > 1
-        for item in _parallel(source, processes) if several else map(source.packed, range(count)):
+        if processes > 1:
+            items = _parallel(source, encode, processes)
+        else:
+            items = (rendered(source, i, encode) for i in range(count))
+        for item in items:
             bar.update()
             yield item
 
 
-def _parallel(source: SceneSource, processes: int) -> Iterator[Packed]:
+def rendered(source: SceneSource, index: int, encode: bool) -> Packed:
+    """One scene, as arrays or as PNG files."""
+    return records.encode(source.packed(index)) if encode else source.packed(index)
+
+
+def _parallel(source: SceneSource, encode: bool, processes: int) -> Iterator[Packed]:
     """Takes turns with the workers, so that scenes arrive in order; a full pipe makes them wait."""
     with contextlib.ExitStack() as stack:
-        workers = [_start(source, i, processes, stack) for i in range(processes)]
+        workers = [_start((source, encode, i, processes), stack) for i in range(processes)]
         for i in range(len(source)):
             item = workers[i % processes].get()
             if item is None:
@@ -112,7 +119,7 @@ def _parallel(source: SceneSource, processes: int) -> Iterator[Packed]:
             yield item
 
 
-def _start(source: SceneSource, first: int, step: int, stack: contextlib.ExitStack) -> queue.Queue:
+def _start(task: tuple, stack: contextlib.ExitStack) -> queue.Queue:
     """Starts a worker and a thread that reads a few scenes ahead."""
     command = [sys.executable, "-m", "mtl_vision.data.synthetic.worker"]
     root = str(pathlib.Path(__file__).parents[3])
@@ -123,7 +130,7 @@ def _start(source: SceneSource, first: int, step: int, stack: contextlib.ExitSta
     stack.callback(process.wait)
     stack.callback(process.kill)
     with process.stdin as stdin:
-        pickle.dump((source, first, step), stdin)
+        pickle.dump(task, stdin)
     ready: queue.Queue = queue.Queue(maxsize=4)
 
     def read() -> None:

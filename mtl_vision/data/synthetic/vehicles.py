@@ -4,8 +4,21 @@ import numpy as np
 
 from mtl_vision.data.synthetic import materials as mt
 from mtl_vision.data.synthetic import textures as tx
-from mtl_vision.data.synthetic.shapes import PRISM, Model, Prim, ball, box, limb, place, prism
-from mtl_vision.data.synthetic.shapes import ring, rot_x, rot_y, rot_z, tube
+from mtl_vision.data.synthetic.shapes import (
+    PRISM,
+    Model,
+    Prim,
+    ball,
+    box,
+    limb,
+    place,
+    prism,
+    ring,
+    rot_x,
+    rot_y,
+    rot_z,
+    tube,
+)
 
 Rng = np.random.Generator
 SIDE = np.array([1.0, 0.0, 0.0])

@@ -7,11 +7,13 @@ copied or forked, so it does not matter what the parent has running or how it wa
 import pickle
 import sys
 
+from mtl_vision.data.synthetic.source import rendered
+
 
 def main() -> None:
-    source, first, step = pickle.load(sys.stdin.buffer)
+    source, encode, first, step = pickle.load(sys.stdin.buffer)
     for index in range(first, len(source), step):
-        pickle.dump(source.packed(index), sys.stdout.buffer, protocol=5)
+        pickle.dump(rendered(source, index, encode), sys.stdout.buffer, protocol=5)
         sys.stdout.buffer.flush()
 
 
