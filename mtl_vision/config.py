@@ -5,14 +5,23 @@ frozen `Config` below. Nothing after it sees a ConfigDict, and no field has a hi
 """
 
 import dataclasses
+import functools
 import inspect
 import math
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from mtl_vision.errors import ConfigError, nearest
+
+# What the program hands to the factories of a section itself.
+GIVEN = {
+    "backbone": {"rngs", "dtype"},
+    "decoder": {"rngs", "dtype", "outputs", "channels", "strides"},
+    "schedule": {"steps", "lr"},
+    "optim": set(),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +43,8 @@ class Data:
       batch: images of this dataset in one step, over all devices; 0 takes ``data.batch``.
       tasks: the kinds to train, in the order of `mtl_vision.tasks.KINDS`.
       weight: factor on all losses of this dataset.
+      normals_sign: factors on the components of its normals, where datasets disagree.
+      augment: what training draws at random, see `mtl_vision.data.transforms.Augment`.
     """
 
     root: str
@@ -42,6 +53,8 @@ class Data:
     batch: int
     tasks: tuple[str, ...]
     weight: float
+    normals_sign: tuple[int, int, int]
+    augment: Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +130,8 @@ class Optim:
       lr: peak learning rate; the rate used is ``lr * batch / lr_batch``, batch counting the
         images of all datasets, or `lr` itself when `lr_batch` is 0.
       clip_norm: largest global gradient norm, 0 for no clipping.
-      decay: (path regex, factor on the weight decay) rules, or ``()`` for the standard ones.
+      decay: (path regex, factor on the weight decay) rules; ``()`` decays all but vectors and
+        biases.
       lr_scale: (path regex, factor on the learning rate) rules.
       accumulate: micro-batches one step is cut into.
       ema: decay of the moving average of the parameters, 0 for none.
@@ -134,25 +148,47 @@ class Optim:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """A checked config."""
+    """A checked config.
+
+    Attributes:
+      seed: of parameters, data order, augmentation and dropout.
+      protocol: ``A`` or ``B``, the family of transforms, losses and metrics.
+      dtype: compute type; parameters, losses and sums are float32.
+      loss_weights: factor on a task's loss, by kind.
+      trainable: (path regex, whether it trains) rules.
+      init_from: run folder whose newest checkpoint gives parameters and statistics, ``""`` for
+        none; never its step or optimizer.
+      init_skip: regexes of paths that `init_from` leaves as they are.
+    """
 
     seed: int
     protocol: str
     dtype: str
     input: Input
     datasets: Mapping[str, Data]
-    augment: Mapping[str, Any]
     loss_weights: Mapping[str, float]
     backbone: Component
     decoder: Component
     trainable: tuple[tuple[str, bool], ...]
     init_from: str
+    init_skip: tuple[str, ...]
     optim: Optim
     optimizer: Component
     schedule: Component
     mesh: Mesh
     eval: Eval
     run: Run
+
+
+def field_types(cls: type) -> dict[str, Any]:
+    """Returns the types of a dataclass's fields by name."""
+    hints = typing.get_type_hints(cls)
+    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+
+
+def dotted(field: str, name: str) -> str:
+    """Returns how messages call a field."""
+    return ".".join(filter(None, ("config", field, name)))
 
 
 def fits(value: Any, kind: Any) -> bool:
@@ -195,27 +231,40 @@ class Faults:
         """Notes one fault."""
         self.found.append(fault)
 
-    def compare(self, field: str, values: Mapping[str, Any], kinds: Mapping[str, Any]) -> None:
-        """Notes every value of `values` that is unknown to `kinds` or of another type."""
-        for name, value in values.items():
-            if name not in kinds:
-                known = ", ".join(kinds) or "(none)"
-                hint = nearest(name, kinds) or f" It takes {known}."
-                self.add(f"config.{field}.{name} is unknown.{hint}")
-            elif not fits(value, kinds[name]):
-                expected = name_of(kinds[name])
-                self.add(f"config.{field}.{name}={value!r} is not of type {expected}.")
+    def check(self, right: bool, fault: str) -> None:
+        """Notes `fault` unless `right`."""
+        if not right:
+            self.add(fault)
+
+    def unknown(self, field: str, values: Mapping[str, Any], wanted: Iterable[str]) -> None:
+        """Notes every field that is not wanted."""
+        wanted = list(wanted)
+        for name in values:
+            if name not in wanted:
+                hint = nearest(name, wanted) or f" It takes {', '.join(wanted) or 'none'}."
+                self.add(f"{dotted(field, name)} is unknown.{hint}")
+
+    def names(self, field: str, values: Mapping[str, Any], wanted: Iterable[str]) -> None:
+        """Notes every field that is unknown, and every one that is missing."""
+        self.unknown(field, values, wanted)
+        for name in wanted:
+            self.check(name in values, f"{dotted(field, name)} is missing.")
+
+    def types(self, field: str, values: Mapping[str, Any], kinds: Mapping[str, Any]) -> None:
+        """Notes every value of a known field that is of another type."""
+        for name, kind in kinds.items():
+            if name in values and not fits(values[name], kind):
+                expected = name_of(kind)
+                self.add(f"{dotted(field, name)}={values[name]!r} is not of type {expected}.")
 
     def record(self, cls: type, field: str, values: Any) -> Any:
         """Returns `cls` filled with `values`, or None and the faults noted."""
         if not isinstance(values, Mapping):
             self.add(f"config.{field}={values!r} is not a section of fields.")
             return None
-        kinds = typing.get_type_hints(cls)
-        before = len(self.found)
-        self.compare(field, values, kinds)
-        for name in kinds.keys() - values.keys():
-            self.add(f"config.{field}.{name} is missing; it is of type {name_of(kinds[name])}.")
+        kinds, before = field_types(cls), len(self.found)
+        self.names(field, values, kinds)
+        self.types(field, values, kinds)
         return cls(**values) if len(self.found) == before else None
 
     def component(self, field: str, values: Any, table: Mapping[str, Callable]) -> Any:
@@ -231,13 +280,10 @@ class Faults:
                 f"config.{field}.name={name!r} is not one of {choices}.{nearest(str(name), table)}"
             )
             return None
-        self.compare(field, options, options_of(table[name]))
+        kinds = options_of(table[name], GIVEN[field])
+        self.unknown(field, options, kinds)
+        self.types(field, options, kinds)
         return Component(name, options)
-
-    def check(self, right: bool, fault: str) -> None:
-        """Notes `fault` unless `right`."""
-        if not right:
-            self.add(fault)
 
     def raise_any(self) -> None:
         """Raises one ConfigError that lists all faults."""
@@ -245,15 +291,20 @@ class Faults:
             raise ConfigError("\n       ".join(self.found))
 
 
-def options_of(factory: Callable) -> dict[str, Any]:
-    """Returns the keyword-only fields a config may set, with their types."""
-    given = {"rngs", "dtype", "channels", "strides", "outputs", "steps", "lr"}
-    try:
-        hints = typing.get_type_hints(getattr(factory, "func", factory))
-    except (NameError, TypeError):
-        hints = {}
+def options_of(factory: Callable, given: Collection[str]) -> dict[str, Any]:
+    """Returns the fields a config may give a factory, with their types.
+
+    They are its keyword-only parameters, without those that a `functools.partial` has set and
+    those that the program has `given`.
+    """
+    fixed = set(given)
+    while isinstance(factory, functools.partial):
+        fixed |= factory.keywords.keys()
+        factory = factory.func
+    function = factory.__init__ if isinstance(factory, type) else factory
+    hints = typing.get_type_hints(function)
     return {
         name: hints.get(name, Any)
-        for name, p in inspect.signature(factory).parameters.items()
-        if p.kind is p.KEYWORD_ONLY and name not in given
+        for name, p in inspect.signature(function).parameters.items()
+        if p.kind is p.KEYWORD_ONLY and name not in fixed
     }

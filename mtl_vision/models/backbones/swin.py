@@ -6,7 +6,6 @@ Two public codes differ on maps that are not larger than the window, and both ar
 """
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -149,11 +148,10 @@ class Swin(nnx.Module):
         self.strides = tuple(patch * 2**i for i in levels)
         norm = functools.partial(LayerNorm, dtype=dtype) if out_norm else lambda _: Identity()
         self.out_norms = nnx.List([norm(c) for c in self.channels])
-        self.handover = Identity()
-        self.shared = 1
+        self.entry, self.handover, self.shared = Identity(), Identity(), 1
 
     def __call__(self, image: jax.Array, *, key: jax.Array | None = None) -> list[jax.Array]:
-        x = self.embed(image)[None]
+        x = self.entry(self.embed(image)[None])
         taps = []
         keys = split(key, 2 * len(self.stages))
         for i, stage in enumerate(self.stages):
@@ -185,21 +183,9 @@ def _check(depths, heads, windows, widths):
             raise ConfigError(f"config.backbone: {count} heads do not divide {width} channels.")
 
 
-def swin_t(**fields: Any) -> Swin:
-    """Swin-T: 27,517,818 parameters. Takes the fields of `Swin` but its sizes, and `rngs`."""
-    return Swin(embed=96, depths=(2, 2, 6, 2), heads=(3, 6, 12, 24), **fields)
-
-
-def swin_s(**fields: Any) -> Swin:
-    """Swin-S: 48,835,722 parameters; see `swin_t`."""
-    return Swin(embed=96, depths=(2, 2, 18, 2), heads=(3, 6, 12, 24), **fields)
-
-
-def swin_b(**fields: Any) -> Swin:
-    """Swin-B: 86,741,176 parameters; see `swin_t`."""
-    return Swin(embed=128, depths=(2, 2, 18, 2), heads=(4, 8, 16, 32), **fields)
-
-
-def swin_l(**fields: Any) -> Swin:
-    """Swin-L: 194,992,404 parameters; see `swin_t`."""
-    return Swin(embed=192, depths=(2, 2, 18, 2), heads=(6, 12, 24, 48), **fields)
+# Parameters, with windows of 7 and without a last norm: 27,517,818, 48,835,722, 86,741,176 and
+# 194,992,404.
+swin_t = functools.partial(Swin, embed=96, depths=(2, 2, 6, 2), heads=(3, 6, 12, 24))
+swin_s = functools.partial(Swin, embed=96, depths=(2, 2, 18, 2), heads=(3, 6, 12, 24))
+swin_b = functools.partial(Swin, embed=128, depths=(2, 2, 18, 2), heads=(4, 8, 16, 32))
+swin_l = functools.partial(Swin, embed=192, depths=(2, 2, 18, 2), heads=(6, 12, 24, 48))

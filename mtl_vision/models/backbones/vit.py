@@ -1,5 +1,6 @@
 """Vision Transformer (arXiv 2010.11929) with taps, for any input size."""
 
+import functools
 from typing import Any
 
 import jax
@@ -212,21 +213,8 @@ def unstack(tree: dict[str, Any]) -> dict[str, Any]:
     return rest | {"blocks": dict(enumerate(blocks))}
 
 
-def vit_s(**fields: Any) -> ViT:
-    """ViT-S: width 384, 12 blocks. Takes the fields of `ViT` but its sizes, and `rngs`."""
-    return ViT(channels=384, depth=12, heads=6, **fields)
-
-
-def vit_b(**fields: Any) -> ViT:
-    """ViT-B: width 768, 12 blocks; see `vit_s`."""
-    return ViT(channels=768, depth=12, heads=12, **fields)
-
-
-def vit_l(**fields: Any) -> ViT:
-    """ViT-L: width 1024, 24 blocks; see `vit_s`."""
-    return ViT(channels=1024, depth=24, heads=16, **fields)
-
-
-def vit_h(**fields: Any) -> ViT:
-    """ViT-H: width 1280, 32 blocks; see `vit_s`. The published one has patches of 14."""
-    return ViT(channels=1280, depth=32, heads=16, **fields)
+# The published ViT-H has patches of 14.
+vit_s = functools.partial(ViT, channels=384, depth=12, heads=6)
+vit_b = functools.partial(ViT, channels=768, depth=12, heads=12)
+vit_l = functools.partial(ViT, channels=1024, depth=24, heads=16)
+vit_h = functools.partial(ViT, channels=1280, depth=32, heads=16)

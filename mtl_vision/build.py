@@ -1,0 +1,157 @@
+"""From a checked config to the objects of a run: the place where all rooms meet."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import optax
+from flax import nnx
+
+from mtl_vision import optim, parallel
+from mtl_vision.config import Config
+from mtl_vision.data import DATASETS, pipeline
+from mtl_vision.data.pipeline import Source
+from mtl_vision.data.transforms import Augment, eval_transform, train_transform
+from mtl_vision.models import mtl
+from mtl_vision.models.backbones import BACKBONES
+from mtl_vision.models.decoders import DECODERS
+from mtl_vision.tasks import Task
+
+Groups = dict[str, tuple[Task, ...]]
+
+
+def groups(cfg: Config) -> Groups:
+    """Returns the tasks of every dataset, with the loss weights of the config."""
+    found = {}
+    for name, data in cfg.datasets.items():
+        made = DATASETS[name].tasks(cfg.protocol)
+        found[name] = tuple(
+            dataclasses.replace(made[kind], weight=data.weight * cfg.loss_weights[kind])
+            for kind in DATASETS[name].kinds
+            if kind in data.tasks
+        )
+    return found
+
+
+def model(cfg: Config) -> Callable[[], nnx.Module]:
+    """Returns a function that makes the model, with parameters drawn from the seed."""
+    outputs = {
+        name: {task.kind: task.channels for task in group} for name, group in groups(cfg).items()
+    }
+
+    def make() -> nnx.Module:
+        rngs = nnx.Rngs(params=jax.random.key(cfg.seed))
+        common = {"dtype": cfg.dtype, "rngs": rngs}
+        backbone = BACKBONES[cfg.backbone.name](**cfg.backbone.options, **common)
+        decoder = DECODERS[cfg.decoder.name](
+            outputs=outputs,
+            channels=backbone.channels,
+            strides=backbone.strides,
+            **cfg.decoder.options,
+            **common,
+        )
+        return mtl.MultiTask(backbone, decoder)
+
+    return make
+
+
+def mesh(cfg: Config) -> jax.sharding.Mesh:
+    """Returns the mesh, after a look at whether all batches divide over it."""
+    made = parallel.make_mesh(**dataclasses.asdict(cfg.mesh))
+    batches = {name: data.batch for name, data in cfg.datasets.items()}
+    parallel.check_batches(made, batches, accumulate=cfg.optim.accumulate)
+    parallel.check_batches(made, {"evaluation": cfg.eval.batch})
+    return made
+
+
+def sharding_rules(cfg: Config) -> Any:
+    """Returns the path rules that shard the parameters."""
+    return parallel.SHARDINGS[cfg.backbone.name.split("_")[0]]
+
+
+def optimizer(cfg: Config) -> optax.GradientTransformationExtraArgs:
+    """Returns the optax chain."""
+    batch = sum(data.batch for data in cfg.datasets.values())
+    lr = optim.scaled_lr(cfg.optim.lr, batch=batch, lr_batch=cfg.optim.lr_batch)
+    schedule = optim.SCHEDULES[cfg.schedule.name]
+    return optim.chain(
+        optim.OPTIMIZERS[cfg.optimizer.name](cfg.optim.decay, **cfg.optimizer.options),
+        schedule(lr=lr, steps=cfg.run.steps, **cfg.schedule.options),
+        clip_norm=cfg.optim.clip_norm,
+        lr_scale=cfg.optim.lr_scale,
+    )
+
+
+def source(cfg: Config, name: str, split: str) -> Source:
+    """Returns the examples of one split of one dataset.
+
+    Raises:
+      DataError: they are not there; names the command that prepares them.
+    """
+    data = cfg.datasets[name]
+    return _source(cfg.input.source, name, data.root, data.config, split, data.tasks)
+
+
+@functools.cache  # scenes in memory are rendered once, prepared data is opened once
+def _source(
+    where: str, name: str, root: str, config: str, split: str, kinds: tuple[str, ...]
+) -> Source:
+    if where == "memory":
+        return DATASETS[name].memory(config, split, kinds)
+    return DATASETS[name].source(root, config, split, kinds)
+
+
+def train_batches(cfg: Config, first: int) -> Iterator[dict[str, Any]]:
+    """Yields ``{dataset: host batch}`` for step `first` and all that follow."""
+    streams = {}
+    for name, data in cfg.datasets.items():
+        transform = train_transform(
+            cfg.protocol,
+            size=data.size,
+            kinds=data.tasks,
+            augment=Augment(**data.augment),
+            normals_sign=data.normals_sign,
+        )
+        streams[name] = pipeline.train_batches(
+            source(cfg, name, "train"),
+            transform,
+            batch=data.batch,
+            seed=cfg.seed,
+            start_step=first,
+            **hosts(cfg, name),
+        )
+    return pipeline.paired(streams)
+
+
+def eval_batches(
+    cfg: Config, name: str, split: str, limit: int = 0
+) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Yields (host batch, ids and sizes) over a split, ``""`` for the one that papers report.
+
+    Args:
+      cfg: the config.
+      name: of the dataset.
+      split: its split.
+      limit: images from the front, 0 for all.
+    """
+    data = cfg.datasets[name]
+    examples = source(cfg, name, split or DATASETS[name].split)
+    if limit:
+        examples = pipeline.Head(examples, limit)
+    transform = eval_transform(
+        cfg.protocol, size=data.size, kinds=data.tasks, normals_sign=data.normals_sign
+    )
+    return pipeline.eval_batches(examples, transform, batch=cfg.eval.batch, **hosts(cfg, name))
+
+
+def hosts(cfg: Config, name: str) -> dict[str, Any]:
+    """Returns what every stream is told about hosts and workers."""
+    return dict(
+        name=name,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        threads=cfg.input.workers,
+        processes=cfg.input.processes,
+    )

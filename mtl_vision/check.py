@@ -1,0 +1,190 @@
+"""The check of a config: every fault reported together, before any array is made."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mtl_vision.config import Config, Data, Eval, Faults, Input, Mesh, Optim, Run, field_types
+from mtl_vision.data import DATASETS
+from mtl_vision.data.transforms import Augment
+from mtl_vision.errors import nearest
+from mtl_vision.models.backbones import BACKBONES
+from mtl_vision.models.decoders import DECODERS
+from mtl_vision.optim import OPTIMIZERS, SCHEDULES
+from mtl_vision.tasks import KINDS
+
+PLAIN = ("seed", "protocol", "dtype", "trainable", "init_from", "init_skip")
+SECTIONS = ("data", "loss_weights", "backbone", "decoder", "optim", "schedule", "mesh")
+SECTIONS = (*PLAIN, *SECTIONS, "eval", "run")
+INPUT = ("source", "workers", "processes")
+SHARED = ("root", "batch")  # of `data`, taken by datasets that leave theirs empty
+
+
+def check(values: Mapping[str, Any]) -> Config:
+    """Turns plain nested values into a `Config`.
+
+    Args:
+      values: what ``get_config().to_dict()`` gives, overrides included; lists count as tuples.
+
+    Raises:
+      ConfigError: names every field that is wrong, one a line.
+    """
+    values, faults = tuples(values), Faults()
+    faults.names("", values, SECTIONS)
+    faults.raise_any()
+    kinds = field_types(Config)
+    faults.types("", values, {name: kinds[name] for name in PLAIN})
+    one_of(faults, "protocol", values["protocol"], ("A", "B"))
+    one_of(faults, "dtype", values["dtype"], ("float32", "bfloat16"))
+    input_, datasets = check_data(faults, values["data"], values["protocol"])
+    check_weights(faults, values["loss_weights"], datasets)
+    optim, optimizer = check_optim(faults, values["optim"])
+    config = dict(
+        {k: values[k] for k in PLAIN},
+        input=input_,
+        datasets=datasets,
+        loss_weights=values["loss_weights"],
+        optim=optim,
+        optimizer=optimizer,
+        backbone=faults.component("backbone", values["backbone"], BACKBONES),
+        decoder=faults.component("decoder", values["decoder"], DECODERS),
+        schedule=faults.component("schedule", values["schedule"], SCHEDULES),
+        mesh=faults.record(Mesh, "mesh", values["mesh"]),
+        eval=faults.record(Eval, "eval", values["eval"]),
+        run=faults.record(Run, "run", values["run"]),
+    )
+    check_run(faults, config["run"], config["eval"], datasets)
+    faults.raise_any()
+    return Config(**config)
+
+
+def tuples(value: Any) -> Any:
+    """Returns nested mappings as dicts and lists, as JSON has them, as tuples."""
+    if isinstance(value, Mapping):
+        return {k: tuples(v) for k, v in value.items()}
+    return tuple(map(tuples, value)) if isinstance(value, list | tuple) else value
+
+
+def one_of(faults: Faults, field: str, value: Any, choices: Sequence[str]) -> None:
+    """Notes a value that is not among `choices`."""
+    if value not in choices:
+        listed = ", ".join(choices)
+        faults.add(
+            f"config.{field}={value!r} is not one of {listed}.{nearest(str(value), choices)}"
+        )
+
+
+def check_data(faults: Faults, values: Any, protocol: str) -> tuple[Input | None, dict[str, Data]]:
+    """Checks ``config.data``: the input's fields, and one section per dataset."""
+    if not isinstance(values, Mapping):
+        faults.add(f"config.data={values!r} is not a section of fields.")
+        return None, {}
+    own = {k: values[k] for k in INPUT if k in values}
+    input_ = faults.record(Input, "data", own)
+    if input_:
+        one_of(faults, "data.source", input_.source, ("tfds", "memory"))
+        low = min(input_.workers, input_.processes)
+        faults.check(low >= 0, "config.data.workers and .processes cannot be negative.")
+    shared = {k: values[k] for k in SHARED if k in values}
+    for name in SHARED:
+        faults.check(name in shared, f"config.data.{name} is missing.")
+    faults.types("data", shared, {"root": str, "batch": int})
+    sections = {k: v for k, v in values.items() if k not in (*INPUT, *SHARED)}
+    faults.check(bool(sections), f"config.data names no dataset; known: {', '.join(DATASETS)}.")
+    datasets = {}
+    for name, section in sections.items():
+        if name not in DATASETS:
+            known = ", ".join(DATASETS)
+            faults.add(
+                f"config.data.{name} is neither a field nor one of the datasets {known}."
+                f"{nearest(name, [*DATASETS, *INPUT, *SHARED])}"
+            )
+        elif data := check_dataset(faults, name, section, shared, protocol):
+            datasets[name] = data
+    return input_, datasets
+
+
+def check_dataset(
+    faults: Faults, name: str, section: Any, shared: Mapping[str, Any], protocol: str
+) -> Data | None:
+    """Checks the section of one dataset and fills what it leaves to all."""
+    field = f"data.{name}"
+    if isinstance(section, Mapping):
+        section = {
+            k: shared[k] if k in shared and v in ("", 0) and not isinstance(v, bool) else v
+            for k, v in section.items()
+        }
+    data = faults.record(Data, field, section)
+    if data is None:
+        return None
+    kinds = DATASETS[name].kinds
+    for task in data.tasks:
+        hint = " Write several as \"('semseg','depth')\"." if "," in task else nearest(task, kinds)
+        faults.check(
+            task in kinds,
+            f"config.{field}.tasks: {name} has no {task!r}, only {', '.join(kinds)}.{hint}",
+        )
+    faults.check(len(data.tasks) > 0, f"config.{field}.tasks is empty.")
+    faults.check(len(set(data.tasks)) == len(data.tasks), f"config.{field}.tasks repeats a task.")
+    faults.check(min(data.size) > 0, f"config.{field}.size={data.size} is not positive.")
+    faults.check(data.batch > 0, f"config.{field}.batch={data.batch} is not positive.")
+    augment = faults.record(Augment, f"{field}.augment", data.augment)
+    if augment and protocol == "A":
+        text = f"config.{field}.augment.max_share needs crops; protocol A has none. Use 1.0."
+        faults.check(augment.max_share == 1, text)
+    if augment and protocol == "B":
+        text = f"config.{field}.augment.rotate: protocol B does not rotate. Use 0.0."
+        faults.check(augment.rotate == 0, text)
+    return data
+
+
+def check_weights(faults: Faults, weights: Any, datasets: Mapping[str, Data]) -> None:
+    """Checks that every task has a loss weight."""
+    if not isinstance(weights, Mapping):
+        faults.add(f"config.loss_weights={weights!r} is not a section of fields.")
+        return
+    faults.unknown("loss_weights", weights, KINDS)
+    faults.types("loss_weights", weights, dict.fromkeys(KINDS, float))
+    for kind in KINDS:
+        used = any(kind in data.tasks for data in datasets.values())
+        faults.check(not used or kind in weights, f"config.loss_weights.{kind} is missing.")
+
+
+def check_optim(faults: Faults, values: Any) -> tuple[Optim | None, Any]:
+    """Checks ``config.optim``: the common fields, and those of the named optimizer."""
+    if not isinstance(values, Mapping):
+        faults.add(f"config.optim={values!r} is not a section of fields.")
+        return None, None
+    common = field_types(Optim)
+    optim = faults.record(Optim, "optim", {k: v for k, v in values.items() if k in common})
+    own = {k: v for k, v in values.items() if k not in common}
+    optimizer = faults.component("optim", own, OPTIMIZERS)
+    if optim:
+        faults.check(optim.lr > 0, f"config.optim.lr={optim.lr} is not positive.")
+        faults.check(optim.accumulate > 0, "config.optim.accumulate is not positive.")
+        text = f"config.optim.ema={optim.ema} is a decay: 0 for none, or below 1."
+        faults.check(0 <= optim.ema < 1, text)
+    return optim, optimizer
+
+
+def check_run(
+    faults: Faults, run: Run | None, evaluation: Eval | None, datasets: Mapping[str, Data]
+) -> None:
+    """Checks lengths and rhythms."""
+    if run:
+        faults.check(run.steps > 0, f"config.run.steps={run.steps} is not positive.")
+        faults.check(run.log_every > 0, f"config.run.log_every={run.log_every} is not positive.")
+        faults.check(run.keep > 0, f"config.run.keep={run.keep} is not positive.")
+        low = min(run.eval_every, run.save_every, run.panels)
+        faults.check(low >= 0, "config.run.eval_every, .save_every and .panels: 0 means never.")
+        if run.best:
+            tasks = [f"{name}/{kind}" for name, data in datasets.items() for kind in data.tasks]
+            known = run.best.rpartition("/")[0] in tasks
+            faults.check(
+                known and run.eval_every > 0,
+                f"config.run.best={run.best!r} is not a metric that is looked at during the run. "
+                f"Use dataset/kind/key, and an eval_every above 0; tasks: {', '.join(tasks)}.",
+            )
+    if evaluation:
+        faults.check(evaluation.batch > 0, "config.eval.batch is not positive.")
+        low = min(evaluation.limit, evaluation.workers)
+        faults.check(low >= 0, "config.eval.limit and .workers cannot be negative.")

@@ -1,0 +1,202 @@
+"""One state, one split: the metrics of every task, and what they look like."""
+
+import pathlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from PIL import Image
+
+from mtl_vision import build, metrics, parallel
+from mtl_vision.config import Config
+from mtl_vision.tasks import Task
+from mtl_vision.train import setup
+from mtl_vision.train.log import table, write_json
+from mtl_vision.train.state import Start
+from mtl_vision.train.step import best_params, jit_eval_step
+from mtl_vision.viz import panels
+
+
+class Result(NamedTuple):
+    """What an evaluation found.
+
+    metrics: ``{"dataset/kind/key": value}``.
+    constant: the same for the best constant prediction of each task; empty unless asked for.
+    images: number of images by dataset.
+    sheets: one picture of predictions by dataset; empty unless asked for.
+    """
+
+    metrics: dict[str, float]
+    constant: dict[str, float]
+    images: dict[str, int]
+    sheets: dict[str, np.ndarray]
+
+
+class Evaluator:
+    """Evaluates states of one run; each dataset's step compiles once."""
+
+    def __init__(self, cfg: Config, mesh: jax.sharding.Mesh, start: Start):
+        """Takes what `build` made of `cfg`; compiles nothing yet."""
+        self.cfg, self.mesh, self.groups = cfg, mesh, build.groups(cfg)
+        self.steps = {
+            name: jit_eval_step(
+                mesh,
+                start.shardings,
+                graphdef=start.graphdef,
+                dataset=name,
+                group=group,
+                predict=True,
+            )
+            for name, group in self.groups.items()
+        }
+        self.constants = {name: jit_constant(mesh, group) for name, group in self.groups.items()}
+
+    def __call__(
+        self, params: tuple, split: str, *, limit: int = 0, final: bool = False, sheets: int = 0
+    ) -> Result:
+        """Evaluates all datasets.
+
+        Args:
+          params: from `train.step.best_params`.
+          split: ``""`` takes the split that each dataset's papers report.
+          limit: images per dataset, 0 for all.
+          final: adds odsF and the best constant predictions.
+          sheets: images per dataset to draw.
+        """
+        result = Result({}, {}, {}, {})
+        for name in self.groups:
+            self._dataset(name, params, result, split, limit, final, sheets)
+        return result
+
+    def _dataset(self, name, params, result, split, limit, final, sheets):
+        group = self.groups[name]
+        totals = {task.kind: {} for task in group}
+        flat = {task.kind: {} for task in group if task.constant}
+        rows, images = [], 0
+        for host, sums, preds in self._batches(name, params, split, limit):
+            totals = {kind: metrics.add(t, sums[kind]) for kind, t in totals.items()}
+            if final:
+                part = self.constants[name](host["labels"], host["masks"], host["valid"])
+                flat = {kind: metrics.add(t, part[kind]) for kind, t in flat.items()}
+            rows += draw(host, preds, group, sheets - images)
+            images += int(host["valid"].sum())
+        for task in group:
+            put(result.metrics, task.name, task.metric.finish(totals[task.kind]))
+            if final and task.constant:
+                put(result.constant, task.name, task.constant.finish(flat[task.kind]))
+        result.images[name] = images
+        if rows:
+            result.sheets[name] = panels.sheet(rows)
+
+    def _batches(self, name: str, params: tuple, split: str, limit: int) -> Iterator[tuple]:
+        """Yields (host batch, metric sums, predictions), one batch behind the device."""
+        waiting = None
+        for host, _ in build.eval_batches(self.cfg, name, split, limit):
+            now = host, *self.steps[name](*params, parallel.to_global(host, self.mesh))
+            if waiting:
+                yield fetched(*waiting)
+            waiting = now
+        if waiting:
+            yield fetched(*waiting)
+
+
+def fetched(host: Any, sums: Any, preds: Any) -> tuple:
+    """Returns the host batch and, as numpy arrays, the sums and this host's predictions."""
+    return host, jax.device_get(sums), jax.tree.map(parallel.local_rows, preds)
+
+
+def draw(host: Any, preds: Any, group: Sequence[Task], count: int) -> list:
+    """Returns rows of a sheet for the first `count` images of a batch, as far as it has them."""
+    rows = []
+    classes = {task.kind: task.channels for task in group}
+    for b in range(min(max(count, 0), int(host["valid"].sum()))):
+        shown = {task.kind: readable(task.kind, preds[task.kind][b]) for task in group}
+        labels, masks = ({k: x[b] for k, x in host[part].items()} for part in ("labels", "masks"))
+        rows += panels.prediction_rows(host["image"][b], shown, labels, masks, classes)
+    return rows
+
+
+def readable(kind: str, value: np.ndarray) -> np.ndarray:
+    """Undoes what `train.step.compact` did to save bytes."""
+    return value / np.float32(255) if kind in ("edge", "sal") else value
+
+
+def put(table: dict[str, float], name: str, values: Mapping[str, float]) -> None:
+    """Adds ``{key: value}`` of one task under ``name/key``."""
+    table.update({f"{name}/{key}": float(value) for key, value in values.items()})
+
+
+def jit_constant(mesh: jax.sharding.Mesh, group: Sequence[Task]) -> Callable[..., Any]:
+    """Compiles the sums behind the best constant predictions of a dataset's tasks."""
+
+    def sums(labels, masks, valid):
+        return {
+            t.kind: t.constant.sums(labels[t.kind], masks[t.kind], valid)
+            for t in group
+            if t.constant
+        }
+
+    replicated = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    return jax.jit(sums, out_shardings=replicated)
+
+
+def write_result(
+    workdir: pathlib.Path, cfg: Config, step: int, split: str, result: Result, name: str
+) -> dict[str, Any]:
+    """Writes and returns ``<name>_metrics.json``, and draws ``<name>_<dataset>.png`` beside it."""
+    found = {
+        "step": step,
+        "split": split,
+        "protocol": cfg.protocol,
+        "images": result.images,
+        "metrics": result.metrics,
+        "constant": result.constant,
+    }
+    if jax.process_index() == 0:
+        write_json(workdir / f"{name}_metrics.json", found)
+        for dataset, picture in result.sheets.items():
+            Image.fromarray(picture).save(workdir / f"{name}_{dataset}.png")
+    return found
+
+
+def evaluate_run(
+    cfg: Config, workdir: pathlib.Path, *, step: int | None = None, split: str | None = None
+) -> dict[str, Any]:
+    """Evaluates a checkpoint of a run on the devices there are.
+
+    Args:
+      cfg: the run's config.
+      workdir: its folder.
+      step: of the checkpoint, None for the newest whole one.
+      split: None for that of the config.
+
+    Returns: what ``final_metrics.json`` holds, which is written for the newest checkpoint and the
+      config's split, else ``step<step>_<split>_metrics.json``.
+
+    Raises:
+      DataError: there is no such checkpoint, or it is damaged or of another model.
+    """
+    mesh, start = setup.start(cfg)
+    state = setup.saved_state(workdir, start.state, step)
+    split_ = cfg.eval.split if split is None else split
+    result = Evaluator(cfg, mesh, start)(
+        best_params(state), split_, final=True, sheets=cfg.run.panels
+    )
+    name = "final" if step is None and split is None else f"step{int(state.step)}_{split_}"
+    return write_result(workdir, cfg, int(state.step), split_, result, name)
+
+
+def report(cfg: Config, final: Mapping[str, Any]) -> str:
+    """Returns the table of an evaluation: each task's score beside the best constant prediction."""
+    rows = [["task", "metric", "", "score", "best constant"]]
+    for group in build.groups(cfg).values():
+        for task in group:
+            key = f"{task.name}/{task.score}"
+            arrow = "higher is better" if task.sign > 0 else "lower is better"
+            values = (final[part].get(key) for part in ("metrics", "constant"))
+            shown = ["-" if v is None else f"{v:.3f}" for v in values]
+            rows.append([task.name, task.score, arrow, *shown])
+    images = ", ".join(f"{n} images of {name}" for name, n in final["images"].items())
+    head = f"step {final['step']}, split {final['split'] or 'of the papers'}: {images}"
+    return f"{head}\n\n{table(rows, right=(3, 4))}"

@@ -1,0 +1,104 @@
+"""What a config amounts to, before it runs: parameters by component, cost of a step."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from mtl_vision import build, parallel, rules
+from mtl_vision.config import Config
+from mtl_vision.models import mtl
+from mtl_vision.train import setup
+from mtl_vision.train.log import table
+from mtl_vision.train.state import abstract
+
+GIB = 2**30
+
+
+def parameters(cfg: Config) -> str:
+    """Returns the table of parameters by component, frozen and trainable."""
+    shapes = mtl.parameters(mtl.abstract(build.model(cfg)))
+    trains = rules.resolve(cfg.trainable, shapes, "trainable")
+    counts: dict[str, list[int]] = {}
+    for path, leaf in shapes.items():
+        row = counts.setdefault(component(path), [0, 0])
+        row[trains[path]] += math.prod(leaf.shape)
+    total = [sum(row[i] for row in counts.values()) for i in (0, 1)]
+    rows = [["component", "frozen", "trainable"]]
+    for name, row in [*counts.items(), ("total", total)]:
+        rows.append([name, *(f"{n:,}" for n in row)])
+    return table(rows, right=(1, 2))
+
+
+def component(path: str) -> str:
+    """Names the part of the model that a parameter is counted with."""
+    keys = path.split("/")
+    depth = 4 if keys[:2] == ["decoder", "heads"] else 3 if keys[1] in ("stages", "segments") else 2
+    return "/".join(keys[: min(depth, len(keys) - 1)])
+
+
+def describe(cfg: Config) -> str:
+    """Returns the plan of a run: tasks, parameters, and the compiled step's cost.
+
+    Compiles the step for the devices there are; reads no data.
+    """
+    mesh, start = setup.start(cfg)
+    rows = [["task", "channels", "loss weight", "score", "size", "batch"]]
+    for name, group in build.groups(cfg).items():
+        data = cfg.datasets[name]
+        for t in group:
+            size = f"{data.size[0]}x{data.size[1]}"
+            rows.append([t.name, str(t.channels), f"{t.weight:g}", t.score, size, str(data.batch)])
+    step = setup.train_step(cfg, mesh, start)
+    compiled = step.lower(abstract(start.state), batch_shapes(cfg, mesh)).compile()
+    return "\n\n".join(
+        [
+            table(rows, right=(1, 2, 5)),
+            parameters(cfg),
+            table(cost(compiled, mesh)),
+        ]
+    )
+
+
+def cost(compiled: Any, mesh: jax.sharding.Mesh) -> list[list[str]]:
+    """Returns rows of what the compiler says about a step, per device."""
+    analysis: Mapping[str, float] = compiled.cost_analysis() or {}
+    memory = compiled.memory_analysis()
+    rows = [
+        ["step", "per device"],
+        ["mesh", parallel.describe(mesh)],
+        ["floating-point operations", f"{analysis.get('flops', float('nan')) / 1e9:.2f} G"],
+    ]
+    if memory is not None:
+        rows += [
+            ["state and batch", f"{memory.argument_size_in_bytes / GIB:.3f} GiB"],
+            ["temporaries", f"{memory.temp_size_in_bytes / GIB:.3f} GiB"],
+        ]
+    return rows
+
+
+def batch_shapes(cfg: Config, mesh: jax.sharding.Mesh) -> dict[str, Any]:
+    """Returns the shapes of one step's batch."""
+    sharding = parallel.batch_sharding(mesh)
+
+    def shape(*size: int, dtype: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(size, dtype, sharding=sharding)
+
+    batch = {}
+    for name, group in build.groups(cfg).items():
+        data = cfg.datasets[name]
+        pixels = (data.batch, *data.size)
+        labels = {}
+        for t in group:
+            wide = t.kind in ("depth", "normals")
+            extra = (3,) if t.kind == "normals" else ()
+            labels[t.kind] = shape(*pixels, *extra, dtype=np.float32 if wide else np.uint8)
+        batch[name] = {
+            "image": shape(*pixels, 3, dtype=np.float32),
+            "labels": labels,
+            "masks": {t.kind: shape(*pixels, dtype=bool) for t in group},
+            "valid": shape(data.batch, dtype=bool),
+        }
+    return batch

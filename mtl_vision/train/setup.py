@@ -1,0 +1,93 @@
+"""The compiled parts of a run, made from what `build` gives."""
+
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from mtl_vision import build, optim
+from mtl_vision.config import Config
+from mtl_vision.errors import DataError
+from mtl_vision.train import checkpoint
+from mtl_vision.train.checkpoint import Checkpoints
+from mtl_vision.train.state import Start, TrainState, create_state
+from mtl_vision.train.step import jit_train_step
+from mtl_vision.train.transfer import init_from
+
+Say = Callable[[str], None]
+
+
+def start(cfg: Config) -> tuple[jax.sharding.Mesh, Start]:
+    """Returns the mesh, and the model with the first state of its training on it."""
+    devices = build.mesh(cfg)
+    made = create_state(
+        build.model(cfg),
+        trainable=cfg.trainable,
+        tx=build.optimizer(cfg),
+        mesh=devices,
+        key=jax.random.key(cfg.seed + 1),
+        table=build.sharding_rules(cfg),
+        ema=cfg.optim.ema > 0,
+    )
+    return devices, made
+
+
+def train_step(cfg: Config, devices: jax.sharding.Mesh, made: Start) -> Callable[..., Any]:
+    """Returns the compiled ``(state, batch) -> (state, metrics)``."""
+    return jit_train_step(
+        devices,
+        made.shardings,
+        graphdef=made.graphdef,
+        groups=build.groups(cfg),
+        tx=build.optimizer(cfg),
+        average=optim.averaging(cfg.optim.ema) if cfg.optim.ema else None,
+        accumulate=cfg.optim.accumulate,
+    )
+
+
+def checkpoints(cfg: Config, workdir: pathlib.Path) -> Checkpoints:
+    """Returns the checkpoints of the run in `workdir`."""
+    return Checkpoints(
+        workdir / "checkpoints", keep=cfg.run.keep, keep_best=1 if cfg.run.best else 0
+    )
+
+
+def first_state(cfg: Config, saved: Checkpoints, made: Start, say: Say) -> TrainState:
+    """Returns the state to go on from: the newest whole checkpoint, `init_from`, or a fresh one.
+
+    Raises:
+      DataError: what is there is damaged or of another model.
+    """
+    state = saved.restore(made.state)
+    if int(state.step):
+        say(f"Going on from step {int(state.step)}")
+    elif cfg.init_from:
+        state, unmatched = init_from(
+            pathlib.Path(cfg.init_from) / "checkpoints", state, skip=cfg.init_skip
+        )
+        for what, paths in unmatched._asdict().items():
+            for path in paths:
+                say(f"{cfg.init_from}: {what} {path}")
+    return state
+
+
+def saved_state(workdir: pathlib.Path, like: TrainState, step: int | None) -> TrainState:
+    """Returns `like` with what a checkpoint says of the model; the newest whole one for None.
+
+    Raises:
+      DataError: there is no such checkpoint, or it is damaged or of another model.
+    """
+    folder = workdir / "checkpoints"
+    there = checkpoint.steps(folder)
+    if not there or (step is not None and step not in there):
+        listed = ", ".join(map(str, there)) or "none"
+        wanted = "a checkpoint" if step is None else f"checkpoint {step}"
+        raise DataError(f"{workdir} has not {wanted}; there are: {listed}.")
+    items = ("model", "training")
+    if step is None:
+        return checkpoint.load_latest(folder, like, items=items)[0]
+    try:
+        return checkpoint.load(folder, like, step, items=items)
+    except checkpoint.Damage as e:
+        raise DataError(f"{e}. Choose another --step: {', '.join(map(str, there))}.") from e
