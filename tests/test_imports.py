@@ -23,8 +23,9 @@ BELOW = {
     "optim": {"errors", "rules"},
     "parallel": {"errors", "rules"},
     "viz": {"errors", "tasks"},
+    "check": {"errors", "config", "data", "models", "optim", "tasks"},
+    "build": {"errors", "config", "data", "models", "optim", "parallel", "tasks"},
     "train": None,
-    "build": None,
     "evaluate": None,
 }
 HEAVY = {"tensorflow_datasets", "grain", "cv2", "ml_collections", "tensorboardX", "torch"}
