@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -44,14 +45,8 @@ DEFAULT: rules.Rules[Specs] = (
     (".*", [P(None, None, None, "fsdp"), P(None, None, "fsdp"), P(None, "fsdp"), P()]),
 )
 
-# The first rules of a model with this backbone; `shardings` ends every table with DEFAULT.
-SHARDINGS: dict[str, rules.Rules[Specs]] = {
-    "swin": TRANSFORMER,
-    "swin_t": TRANSFORMER,
-    "swin_s": TRANSFORMER,
-    "swin_b": TRANSFORMER,
-    "swin_l": TRANSFORMER,
-}
+# The first rules of a model with a backbone of this family; `shardings` puts DEFAULT behind.
+SHARDINGS: dict[str, rules.Rules[Specs]] = {"swin": TRANSFORMER, "vit": TRANSFORMER}
 
 
 def make_mesh(
@@ -164,6 +159,11 @@ def replicated(mesh: Mesh, tree: Any) -> Any:
     return jax.tree.map(lambda _: NamedSharding(mesh, P()), tree)
 
 
+def place(x: jax.Array, sharding: NamedSharding) -> jax.Array:
+    """Returns a copy of `x` at `sharding`, of a typed key too: `device_put` keeps one to a host."""
+    return jax.jit(jnp.copy, out_shardings=sharding)(x)
+
+
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Returns the sharding of every array of a batch: axis 0 over `data` and `fsdp`."""
     return NamedSharding(mesh, BATCH)
@@ -203,6 +203,12 @@ def to_global(batch: Any, mesh: Mesh) -> Any:
     return jax.tree.map(
         lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), batch
     )
+
+
+def local_rows(x: jax.Array) -> np.ndarray:
+    """Returns this host's rows of a global array ``[B, ...]`` cut like a batch, in order."""
+    blocks = {shard.index[0].start or 0: shard.data for shard in x.addressable_shards}
+    return np.concatenate([np.asarray(blocks[start]) for start in sorted(blocks)])
 
 
 class Row(NamedTuple):

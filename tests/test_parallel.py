@@ -3,10 +3,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 from jax.sharding import PartitionSpec as P
 
 from mtl_vision import parallel, rules
 from mtl_vision.errors import ConfigError
+from mtl_vision.models import mtl
+from mtl_vision.models.backbones import BACKBONES
 
 pytestmark = pytest.mark.devices8
 
@@ -108,3 +111,24 @@ def test_table_counts_bytes_per_device():
     ]
     arrays = jax.device_put(tree, placed)
     assert arrays["attn"]["kernel"].addressable_shards[0].data.nbytes == 32
+
+
+def test_local_rows_come_back_in_order():
+    mesh = parallel.make_mesh(data=2, fsdp=2, tensor=2)
+    rows = np.arange(24).reshape(8, 3)
+    np.testing.assert_array_equal(parallel.local_rows(parallel.to_global(rows, mesh)), rows)
+
+
+@pytest.mark.parametrize("family", sorted(parallel.SHARDINGS))
+def test_rules_of_every_backbone_family_fit_its_parameters(family):
+    small = {"swin": "swin_t", "vit": "vit_s"}[family]
+    model = mtl.abstract(lambda: nnx.Dict(backbone=BACKBONES[small](rngs=nnx.Rngs(0))))
+    mesh = parallel.make_mesh(data=2, fsdp=2, tensor=2)
+    placed = parallel.shardings(mesh, parallel.SHARDINGS[family], mtl.parameters(model))
+    table = parallel.sharding_table(mtl.parameters(model), placed)
+    whole = sum(np.prod(row.shape) * 4 for row in table)
+    # Nearly all of it is in kernels, cut in 4 (attention, MLP) or 2 (the rest).
+    assert whole / 4 < sum(row.bytes_per_device for row in table) < whole / 3.5
+    cut = {row.path.rpartition("blocks/")[2][2:]: row.spec for row in table}
+    assert cut["attn/qkv/kernel"][-2:] == cut["mlp/fc1/kernel"][-2:] == ("fsdp", "tensor")
+    assert cut["attn/proj/kernel"][-2:] == cut["mlp/fc2/kernel"][-2:] == ("tensor", "fsdp")

@@ -16,10 +16,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
-from mtl_vision import rules
+from mtl_vision import parallel, rules
 from mtl_vision.errors import DataError
 from mtl_vision.train import integrity
 from mtl_vision.train.integrity import Leaf, Table
@@ -114,6 +115,23 @@ def best_step(folder: pathlib.Path) -> int | None:
     return max(scores, key=scores.get) if scores else None
 
 
+def _read_together(
+    path: pathlib.Path, item: str, wanted: Mapping[str, Any]
+) -> tuple[dict[str, jax.Array], Damage | None]:
+    """Reads leaves; if one host cannot, all get Damage, lest they wait for each other later."""
+    context = ocp.Context()
+    context.pytree.loading.partial_load = True
+    found, broken = {}, None
+    try:
+        with _reading(path), context:
+            found = ocp.load_checkpointables(path, {item: integrity.shapes(wanted)})[item]
+    except Damage as e:
+        broken = e
+    if not multihost_utils.process_allgather(np.array(broken is None)).all():
+        broken = broken or Damage(f"{path} cannot be read by another host")
+    return found, broken
+
+
 def read(
     path: pathlib.Path, item: str, wanted: Mapping[str, Any], saved: Table
 ) -> dict[str, jax.Array]:
@@ -131,15 +149,17 @@ def read(
     """
     if not wanted:
         return {}
-    context = ocp.Context()
-    context.pytree.loading.partial_load = True
-    with _reading(path), context:
-        found = ocp.load_checkpointables(path, {item: integrity.shapes(wanted)})[item]
-        bad = integrity.damaged(integrity.table(found), saved)
+    found, broken = _read_together(path, item, wanted)
+    if broken:
+        raise broken
+    bad = integrity.damaged(integrity.table(found), saved)
     if bad:
         raise Damage(f"{len(bad)} arrays of {path} are not what was saved, first {bad[0]}")
     # orbax gives keys a sharding of its own spelling.
-    return {p: jax.device_put(x, wanted[p].sharding) for p, x in found.items()}
+    places = {p: wanted[p].sharding for p in found}
+    return {
+        p: x if x.sharding == places[p] else parallel.place(x, places[p]) for p, x in found.items()
+    }
 
 
 def _check_same(path: pathlib.Path, saved: Table, wanted: Mapping[str, Any]) -> None:

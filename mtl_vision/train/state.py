@@ -113,7 +113,7 @@ def _with_optimizer(
         stats=stats,
         opt=jax.jit(tx.init, out_shardings=opt_where)(trained),
         ema=jax.tree.map(jnp.copy, trained) if ema else (),
-        key=jax.device_put(key, everywhere, may_alias=False),
+        key=parallel.place(key, everywhere),
     )
     average_where = where[0] if ema else ()
     return state, TrainState(everywhere, *where, opt_where, average_where, everywhere)
