@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
 from mtl_vision import rules
 from mtl_vision.errors import ConfigError
+from mtl_vision.models.layers import widen
 from mtl_vision.models.resize import resize
 
 Tree = dict[str, Any]
@@ -35,10 +35,13 @@ class MultiTask(nnx.Module):
         trunk = [x[0] for x in taps] if shared else None
         streams = [x[shared:] for x in taps] if taps[0].shape[0] > shared else None
         out = self.decoder(trunk, streams, dataset=dataset, key=keys[1])
-        size = image.shape[1:3]
-        # Interpolated in float32: bfloat16 would show as steps in depth and normals.
-        wide = jnp.promote_types(jnp.float32, next(iter(out.values())).dtype)
-        return {kind: resize(y.astype(wide), size) for kind, y in out.items()}
+        # The grid covers the image filled up to a multiple of the stride.
+        (height, width), stride = taps[0].shape[2:4], self.backbone.strides[0]
+        covered = height * stride, width * stride
+        _, height, width, _ = image.shape
+        # In float32: bfloat16 would show as steps in depth and normals.
+        full = {kind: resize(widen(y), covered) for kind, y in out.items()}
+        return {kind: y[:, :height, :width] for kind, y in full.items()}
 
 
 def parameters(model: nnx.Module) -> dict[str, Any]:

@@ -1,5 +1,5 @@
 """Decoders by name: pyramids of a dataset -> ``{kind: [B, h', w', K]}``."""
 
-from mtl_vision.models.decoders import conv
+from mtl_vision.models.decoders import conv, hrnet
 
-DECODERS = {"conv": conv.conv}
+DECODERS = {"conv": conv.conv, "hrnet": hrnet.hrnet}

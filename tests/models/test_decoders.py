@@ -1,0 +1,126 @@
+"""Decoders: shapes, counts, streams and tasks that do not touch each other."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from mtl_vision.errors import ConfigError
+from mtl_vision.models import mtl
+from mtl_vision.models.decoders import DECODERS
+
+KEY = jax.random.key(0)
+OUTPUTS = {"pascal": {"semseg": 21, "normals": 3}, "nyud": {"depth": 1}}
+CHANNELS, STRIDES, SIZES = (6, 8, 8, 8), (8, 16, 32, 32), ((6, 8), (3, 4), (2, 2), (2, 2))
+
+
+def build(name, **fields):
+    rngs = nnx.Rngs(params=KEY)
+    return DECODERS[name](outputs=OUTPUTS, channels=CHANNELS, strides=STRIDES, rngs=rngs, **fields)
+
+
+def pyramid(*lead):
+    return [
+        jax.random.normal(jax.random.fold_in(KEY, i), (*lead, *size, channels))
+        for i, (size, channels) in enumerate(zip(SIZES, CHANNELS, strict=True))
+    ]
+
+
+def run(model, *args, **options):
+    """Compiled: one small program instead of many."""
+    graphdef, state = nnx.split(model)
+    return jax.jit(lambda state, args: nnx.merge(graphdef, state)(*args, **options))(state, args)
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_every_task_of_the_dataset_is_decoded(name):
+    decoder = build(name)
+    for dataset, kinds in OUTPUTS.items():
+        out = run(decoder, pyramid(2), None, dataset=dataset)
+        assert {kind: y.shape for kind, y in out.items()} == {
+            kind: (2, 6, 8, channels) for kind, channels in kinds.items()
+        }
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_a_stream_feeds_its_own_task(name):
+    decoder, trunk, streams = build(name), [-x for x in pyramid(2)], pyramid(2, 2)
+    for t, kind in enumerate(OUTPUTS["pascal"]):
+        expected = run(decoder, [x[t] for x in streams], None, dataset="pascal")[kind]
+        actual = run(decoder, trunk, streams, dataset="pascal")[kind]
+        np.testing.assert_allclose(actual, expected, atol=1e-5)
+        assert jnp.abs(actual - run(decoder, trunk, None, dataset="pascal")[kind]).max() > 1e-3
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_a_task_touches_its_own_head_only(name):
+    decoder = build(name)
+    trainable = dict.fromkeys(mtl.parameters(decoder), True)
+    graphdef, parameters, frozen, stats = mtl.split(decoder, trainable)
+
+    @jax.jit
+    @jax.grad
+    def grad(parameters):
+        model = mtl.merge(graphdef, parameters, frozen, stats)
+        return jnp.square(model(pyramid(2), None, dataset="pascal", key=KEY)["normals"]).sum()
+
+    heads = grad(parameters)["heads"]
+    assert all(jnp.abs(g).max() > 0 for g in jax.tree.leaves(heads["pascal"]["normals"]["predict"]))
+    for other in (heads["pascal"]["semseg"], heads["nyud"]):
+        assert all(jnp.abs(g).max() == 0 for g in jax.tree.leaves(other))
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_a_key_moves_the_statistics_of_the_dataset_only(name):
+    decoder = build(name)
+    before = mtl.statistics(decoder)["heads"]
+    graphdef, state = nnx.split(decoder)
+
+    @jax.jit
+    def after(state):
+        model = nnx.merge(graphdef, state)
+        model(pyramid(2), None, dataset="pascal", key=KEY)
+        return mtl.statistics(model)["heads"]
+
+    same = jax.tree.map(lambda a, b: bool((a == b).all()), before, after(nnx.to_pure_dict(state)))
+    assert all(jax.tree.leaves(same["nyud"])) and not any(jax.tree.leaves(same["pascal"]))
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_a_dataset_without_heads_is_named(name):
+    with pytest.raises(ConfigError, match="Did you mean 'pascal'"):
+        build(name)(pyramid(2), None, dataset="pascall")
+
+
+def test_conv_joins_levels_as_one_convolution_of_the_concatenation_would():
+    head, levels = build("conv", width=5).heads["nyud"]["depth"], pyramid(2)
+
+    @jax.jit
+    def expected(levels):
+        wide = [jax.image.resize(x, (2, 6, 8, x.shape[-1]), "bilinear") for x in levels]
+        kernel = jnp.concatenate([project.kernel[0, 0] for project in head.project])
+        x = jax.nn.relu(head.join_norm(jnp.concatenate(wide, -1) @ kernel))
+        return head.predict(jax.nn.relu(head.mix_norm(head.mix(x))))
+
+    np.testing.assert_allclose(run(head, levels), expected(levels), atol=1e-5)
+
+
+def test_hrnet_needs_a_width_per_level():
+    with pytest.raises(ConfigError, match="one entry for each"):
+        build("hrnet", widths=(18, 36))
+
+
+@pytest.mark.parametrize(
+    "channels, count", [(21, 317541), (7, 302407), (3, 298083), (1, 295921), (40, 338080)]
+)
+def test_hrnet_heads_have_the_published_counts(channels, count):
+    decoder = mtl.abstract(
+        lambda: DECODERS["hrnet"](
+            outputs={"d": {"semseg": channels}},
+            channels=(192, 384, 768, 768),
+            strides=STRIDES,
+            rngs=nnx.Rngs(params=KEY),
+        )
+    )
+    assert mtl.parameter_table(decoder)[-1] == ("total", 183168 + count)
