@@ -43,12 +43,10 @@ def thin(mask: np.ndarray) -> np.ndarray:
 
 def _codes(mask: np.ndarray) -> np.ndarray:
     """Bit k of a pixel's code is its neighbour x_(k+1)."""
-    H, W = mask.shape
-    padded = np.pad(mask, 1)
-    codes = np.zeros((H, W), np.uint8)
+    kernel = np.zeros((3, 3), np.float32)
     for bit, (dy, dx) in enumerate(_STEPS):
-        codes |= padded[1 + dy : 1 + dy + H, 1 + dx : 1 + dx + W] << np.uint8(bit)
-    return codes
+        kernel[1 + dy, 1 + dx] = 1 << bit
+    return cv2.filter2D(mask, -1, kernel, borderType=cv2.BORDER_CONSTANT)
 
 
 @functools.cache

@@ -204,17 +204,16 @@ def _root(r: _Rays, i: int, q: int, x: np.ndarray, y: np.ndarray, *, sign: float
 
 def _hull(r: _Rays, i: int, x: np.ndarray, y: np.ndarray, floor: float) -> np.ndarray:
     """Convex body of six planes: enters at the smallest s of those that face the viewer."""
-    near, far = None, None
-    for n in range(6):
-        alpha = r.alpha[i, n]
-        s = _affine(r.planes[i, n] / -(alpha if abs(alpha) > 1e-12 else 1e-12), x, y)
-        if alpha > 0:
-            near = s if near is None else np.minimum(near, s, out=near)
-        else:
-            far = s if far is None else np.maximum(far, s, out=far)
-    if near is None:
+    alpha = r.alpha[i]
+    g = r.planes[i] / -np.where(np.abs(alpha) > 1e-12, alpha, np.float32(1e-12))[:, None]
+    columns, rows = g[:, :1] * x, g[:, 1:2] * y + g[:, 2:]
+    front = alpha > 0
+    if not front.any():
         return np.full((len(y), len(x)), floor, np.float32)
-    if far is not None:
+    near = np.minimum.reduce(rows[front][:, :, None] + columns[front][:, None])
+    back = ~front
+    if back.any():
+        far = np.maximum.reduce(rows[back][:, :, None] + columns[back][:, None])
         near[near <= far] = floor
     return near
 
@@ -265,11 +264,11 @@ def cast(view: View, geo: Geometry) -> tuple[np.ndarray, np.ndarray]:
     """Finds the nearest surface of every pixel.
 
     Returns: s [H, W] float32 (0 for a camera, -1e9 for light where nothing is met) and the
-    primitive's index [H, W] int32, -1 where nothing is met.
+    primitive's index [H, W], -1 where nothing is met.
     """
     floor = -1e9 if view.parallel else 0.0
     best = np.full(view.size, floor, np.float32)
-    index = np.full(view.size, -1, np.int32)
+    index = np.full(view.size, -1, np.intp)
     boxes, middle = screen_boxes(view, geo)
     rays = _rays(view, geo, middle)
     xs, ys = axis_lengths(view)

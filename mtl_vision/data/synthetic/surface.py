@@ -31,42 +31,62 @@ def directions(view: View) -> Vector:
     return tuple(np.add.outer(g[i, 1] * y + g[i, 2], g[i, 0] * x) for i in range(3))
 
 
-def _plane(x, y, z, a, b, size, rim):
-    return np.zeros_like(x), np.ones_like(x), np.zeros_like(x)
+class _Tables(NamedTuple):
+    """What normals depend on besides the point, by primitive; float32."""
+
+    a: np.ndarray
+    b: np.ndarray
+    size: np.ndarray  # [P, 3] half sizes in metres
+    m: np.ndarray  # radius of the side at height y: m + k y
+    k: np.ndarray
+    middle: np.ndarray  # heights where the side of a limb ends: middle +- reach
+    reach: np.ndarray
 
 
-def _prism(x, y, z, a, b, size, rim):
-    up = (y + 1) / 2
-    ex, ey, ez = np.abs(x) + a * up, np.abs(y), np.abs(z) + b * up
+# Gradients of the unit shapes at points (x, y, z) of the primitives p.
+
+
+def _plane(x, y, z, t: _Tables, p):
+    return 0, 1, 0
+
+
+def _prism(x, y, z, t: _Tables, p):
+    ex, ey, ez = np.abs(x), np.abs(y), np.abs(z)
+    a, b = t.a.take(p), t.b.take(p)
+    tapered = np.any(a) or np.any(b)
+    if tapered:
+        up = (y + 1) / 2
+        ex, ez = ex + a * up, ez + b * up
     on_y = (ey >= ex) & (ey >= ez)
     on_x = ~on_y & (ex >= ez)
     on_z = ~(on_y | on_x)
-    ny = np.where(on_y, np.sign(y), np.where(on_x, a, b) / 2)
-    return on_x * np.sign(x), ny, on_z * np.sign(z)
+    side = np.where(on_x, a, b) / 2 if tapered else np.float32(0)
+    return on_x * np.sign(x), np.where(on_y, np.sign(y), side), on_z * np.sign(z)
 
 
-def _ball(x, y, z, a, b, size, rim):
+def _ball(x, y, z, t: _Tables, p):
     return x, y, z
 
 
-def _tube(x, y, z, a, b, size, rim):
-    m, k = rim[0], rim[1]
-    radius = m + k * y
+def _tube(x, y, z, t: _Tables, p):
+    k = t.k.take(p)
+    radius = t.m.take(p) + k * y
     end = np.abs(y) > np.sqrt(x * x + z * z) / np.maximum(radius, 1e-6)
     return np.where(end, 0, x), np.where(end, np.sign(y), -k * radius), np.where(end, 0, z)
 
 
-def _limb(x, y, z, a, b, size, rim):
-    m, k, middle, reach = rim
-    h = y - middle
-    ny = np.where(h > reach, y - 1, np.where(h < -reach, y + 1, -k * (m + k * y)))
-    return x, ny, z
+def _limb(x, y, z, t: _Tables, p):
+    k, reach = t.k.take(p), t.reach.take(p)
+    h = y - t.middle.take(p)
+    side = -k * (t.m.take(p) + k * y)
+    return x, np.where(h > reach, y - 1, np.where(h < -reach, y + 1, side)), z
 
 
-def _ring(x, y, z, a, b, size, rim):
+def _ring(x, y, z, t: _Tables, p):
     radius = np.sqrt(x * x + z * z)
-    outer, inner = np.abs(1 - radius), np.abs(radius - a)
-    end = (1 - np.abs(y)) * (size[1] / size[0]) < np.minimum(outer, inner)
+    outer, inner = np.abs(1 - radius), np.abs(radius - t.a.take(p))
+    thickness = (t.size[:, 1] / t.size[:, 0]).take(p)
+    end = (1 - np.abs(y)) * thickness < np.minimum(outer, inner)
     sign = np.where(end, 0, np.where(inner < outer, -1, 1))
     return sign * x, np.where(end, np.sign(y), 0), sign * z
 
@@ -84,18 +104,17 @@ def surface(view: View, geo: Geometry, inverse_depth: np.ndarray, index: np.ndar
     rows = geo.inverse.astype(np.float32)
     gather = [[rows[:, i, j].take(prim) for j in range(4)] for i in range(3)]
     local = [r[0] * point[0] + r[1] * point[1] + r[2] * point[2] + r[3] for r in gather]
-    shape, size = geo.shape.take(prim), np.linalg.norm(geo.matrix[:, :, :3], axis=1)
+    size = np.linalg.norm(geo.matrix[:, :, :3], axis=1).astype(np.float32)
+    sides = (v.astype(np.float32) for v in cone(geo.a, geo.b, geo.shape))
+    tables = _Tables(geo.a.astype(np.float32), geo.b.astype(np.float32), size, *sides)
+    shape = geo.shape.astype(np.int8).take(prim)
     n = [np.zeros_like(distance) for _ in range(3)]
-    rim = [v.astype(np.float32) for v in cone(geo.a, geo.b, geo.shape)]
-    a, b, size = geo.a.astype(np.float32), geo.b.astype(np.float32), size.astype(np.float32)
     for kind, normal in _NORMALS.items():
         at = np.flatnonzero(shape == kind)
         if len(at):
-            p = prim.take(at)
-            values = [c.take(at) for c in local]
-            parameters = a.take(p), b.take(p), size[:, :].T.take(p, axis=1)
-            for axis, value in enumerate(normal(*values, *parameters, [r.take(p) for r in rim])):
-                n[axis][at] = value
+            gradient = normal(*(c.take(at) for c in local), tables, prim.take(at))
+            for axis, value in zip(n, gradient, strict=True):
+                axis[at] = value
     u, v = _coordinates(n, local, size, prim)
     normal, facing = _to_world(n, gather, ray)
     return Surface(where, prim, distance, point, normal, facing, u, v)

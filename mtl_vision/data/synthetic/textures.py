@@ -131,22 +131,44 @@ def bank() -> tuple[np.ndarray, np.ndarray]:
 
 
 def sample(texture: np.ndarray, u: np.ndarray, v: np.ndarray, footprint: np.ndarray) -> np.ndarray:
-    """Looks up textures, nearest texel of the level whose texel is about one pixel wide.
+    """Looks up textures: the nearest texel of the level whose texel is about one pixel wide.
+
+    Where even the finest texel is wider than a pixel, four of them are interpolated.
 
     Args:
-      texture: [N] int, index into `NAMES`.
+      texture: [N] int or one int, index into `NAMES`.
       u, v: [N] float32, in tiles.
       footprint: [N] float32, tiles per pixel.
 
     Returns: [N] float32 in [0, 1].
     """
     values, offsets = bank()
-    top = len(offsets) - 2
+    start = np.intp(offsets[-1]) * texture
     level = np.frexp(footprint * (SIZE * 0.75))[1]
-    np.clip(level, 0, top, out=level)
+    np.clip(level, 0, len(offsets) - 2, out=level)
     side = np.right_shift(SIZE, level)
     scale = side.astype(np.float32)
     column = (u * scale).astype(np.int32) & (side - 1)
     row = (v * scale).astype(np.int32) & (side - 1)
-    where = texture * offsets[-1] + offsets.take(level) + row * side + column
-    return values.take(where).astype(np.float32) * np.float32(1 / 255)
+    where = start + offsets.take(level) + row * side + column
+    found = values.take(where).astype(np.float32)
+    wide = np.flatnonzero(footprint * SIZE < 0.7)
+    if len(wide):
+        start = start if np.ndim(start) == 0 else start.take(wide)
+        found[wide] = _between(values, start, u.take(wide), v.take(wide))
+    found *= np.float32(1 / 255)
+    return found
+
+
+def _between(values: np.ndarray, start: np.ndarray, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """Bilinear look-up in the finest level, 0..255."""
+    x, y = u * SIZE - np.float32(0.5), v * SIZE - np.float32(0.5)
+    left, top = np.floor(x), np.floor(y)
+    fx, fy = x - left, y - top
+    left, top = left.astype(np.int32), top.astype(np.int32)
+    columns = left & (SIZE - 1), (left + 1) & (SIZE - 1)
+    rows = [start + (r & (SIZE - 1)) * SIZE for r in (top, top + 1)]
+    upper, lower = (
+        values.take(r + columns[0]) * (1 - fx) + values.take(r + columns[1]) * fx for r in rows
+    )
+    return upper * (1 - fy) + lower * fy
