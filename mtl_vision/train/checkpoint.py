@@ -2,50 +2,28 @@
 
 The folder holds ``steps/<step>``, each with the items ``model`` (trained parameters, their moving
 average, statistics) and ``training`` (optimizer, step, key), and ``frozen``, the frozen
-parameters, written once. orbax writes into a temporary folder and renames it at the end; because
-it loads a flipped byte without a word, the checksums of all leaves lie beside the arrays.
+parameters, written once; `archive` says what such a folder is.
 """
 
 import contextlib
-import json
 import logging
 import math
 import pathlib
-import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
-import numpy as np
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
-from mtl_vision import parallel, rules
+from mtl_vision import rules
 from mtl_vision.errors import DataError
 from mtl_vision.train import integrity
-from mtl_vision.train.integrity import Leaf, Table
+from mtl_vision.train.archive import Damage, Saved, check_same, describe, read, sealed
 from mtl_vision.train.state import TrainState
 
 ITEMS = {"model": ("trainable", "stats", "ema"), "training": ("step", "opt", "key")}
 FROZEN = "frozen"
-
-
-class Damage(DataError):
-    """A checkpoint that cannot be read, or whose content is not what was saved."""
-
-
-class Saved(NamedTuple):
-    """What a folder of arrays says about itself.
-
-    Attributes:
-      items: ``{item: table of its leaves}``.
-      score: the metric that ranks checkpoints, or None.
-      frozen: digest of the frozen parameters that the checkpoint belongs to.
-    """
-
-    items: dict[str, Table]
-    score: float | None
-    frozen: int
 
 
 def flat(state: TrainState, fields: Sequence[str]) -> dict[str, Any]:
@@ -69,42 +47,6 @@ def path_of(folder: pathlib.Path, step: int) -> pathlib.Path:
     return folder / "steps" / str(step)
 
 
-@contextlib.contextmanager
-def _reading(path: pathlib.Path) -> Iterator[None]:
-    """Turns what orbax raises on broken files, which is many things, into Damage."""
-    try:
-        yield
-    except Damage:
-        raise
-    except Exception as e:
-        reason = (str(e).splitlines() or [""])[0][:200]
-        raise Damage(f"{path} cannot be read ({type(e).__name__}: {reason})") from e
-
-
-def _sealed(saved: Saved) -> dict[str, Any]:
-    """JSON content with a CRC of itself."""
-    content = json.loads(json.dumps(saved._asdict()))
-    return content | {"crc": zlib.crc32(json.dumps(content, sort_keys=True).encode())}
-
-
-def describe(path: pathlib.Path) -> Saved:
-    """Reads what a folder of arrays says about itself.
-
-    Raises:
-      Damage: it cannot be read, or is not as it was written.
-    """
-    with _reading(path):
-        content = dict(ocp.checkpointables_metadata(path).custom_metadata)
-        crc = content.pop("crc")
-        if zlib.crc32(json.dumps(content, sort_keys=True).encode()) != crc:
-            raise Damage(f"the description of {path} is not what was saved")
-        items = {
-            item: {p: Leaf(tuple(shape), *rest) for p, (shape, *rest) in leaves.items()}
-            for item, leaves in content["items"].items()
-        }
-        return Saved(items, content["score"], content["frozen"])
-
-
 def best_step(folder: pathlib.Path) -> int | None:
     """Returns the step with the highest score, or None if no checkpoint has one."""
     scores = {}
@@ -113,63 +55,6 @@ def best_step(folder: pathlib.Path) -> int | None:
             if (score := describe(path_of(folder, step)).score) is not None:
                 scores[step] = score
     return max(scores, key=scores.get) if scores else None
-
-
-def _read_together(
-    path: pathlib.Path, item: str, wanted: Mapping[str, Any]
-) -> tuple[dict[str, jax.Array], Damage | None]:
-    """Reads leaves; if one host cannot, all get Damage, lest they wait for each other later."""
-    context = ocp.Context()
-    context.pytree.loading.partial_load = True
-    found, broken = {}, None
-    try:
-        with _reading(path), context:
-            found = ocp.load_checkpointables(path, {item: integrity.shapes(wanted)})[item]
-    except Damage as e:
-        broken = e
-    if not multihost_utils.process_allgather(np.array(broken is None)).all():
-        broken = broken or Damage(f"{path} cannot be read by another host")
-    return found, broken
-
-
-def read(
-    path: pathlib.Path, item: str, wanted: Mapping[str, Any], saved: Table
-) -> dict[str, jax.Array]:
-    """Reads leaves of an item and checks them.
-
-    Args:
-      path: a folder of arrays.
-      item: one of its items.
-      wanted: ``{path of a leaf: array or shape with the sharding to read it to}``; it may ask for
-        some leaves only.
-      saved: the item's table.
-
-    Raises:
-      Damage: they cannot be read, or a checksum differs.
-    """
-    if not wanted:
-        return {}
-    found, broken = _read_together(path, item, wanted)
-    if broken:
-        raise broken
-    bad = integrity.damaged(integrity.table(found), saved)
-    if bad:
-        raise Damage(f"{len(bad)} arrays of {path} are not what was saved, first {bad[0]}")
-    # orbax gives keys a sharding of its own spelling.
-    places = {p: wanted[p].sharding for p in found}
-    return {
-        p: x if x.sharding == places[p] else parallel.place(x, places[p]) for p, x in found.items()
-    }
-
-
-def _check_same(path: pathlib.Path, saved: Table, wanted: Mapping[str, Any]) -> None:
-    lines = integrity.differences(saved, integrity.table(integrity.shapes(wanted)))
-    if lines:
-        more = f"; and {len(lines) - 5} more" if len(lines) > 5 else ""
-        raise DataError(
-            f"checkpoint {path} is of another model: {'; '.join(lines[:5])}{more}. Use the config "
-            f"it was made with, or config.init_from to take over what fits."
-        )
 
 
 def load(
@@ -191,7 +76,7 @@ def load(
     saved = describe(path)
     wanted = {item: flat(like, ITEMS[item]) for item in items}
     for item in items:
-        _check_same(path, saved.items.get(item, {}), wanted[item])
+        check_same(path, saved.items.get(item, {}), wanted[item])
     leaves = _load_frozen(folder, like, saved.frozen)
     for item in items:
         leaves |= read(path, item, wanted[item], saved.items.get(item, {}))
@@ -206,7 +91,7 @@ def _load_frozen(folder: pathlib.Path, like: TrainState, digest: int) -> dict[st
     path = folder / FROZEN
     try:
         saved = describe(path)
-        _check_same(path, saved.items.get(FROZEN, {}), mine)
+        check_same(path, saved.items.get(FROZEN, {}), mine)
         if saved.frozen != digest:
             raise Damage(f"{path} belongs to other checkpoints")
         return read(path, FROZEN, mine, saved.items[FROZEN])
@@ -306,7 +191,7 @@ class Checkpoints:
             leaves,
             force=True,
             metrics=None if score is None else {"score": score},
-            custom_metadata=_sealed(Saved(tables, score, self._frozen)),
+            custom_metadata=sealed(Saved(tables, score, self._frozen)),
         )
 
     def _opened(self, state: TrainState) -> ocp.training.Checkpointer:
@@ -322,7 +207,7 @@ class Checkpoints:
         table, path = integrity.table(leaves), self.folder / FROZEN
         digest = integrity.digest(table)
         if leaves and not path.exists():
-            seal = _sealed(Saved({FROZEN: table}, None, digest))
+            seal = sealed(Saved({FROZEN: table}, None, digest))
             ocp.save_checkpointables(path, {FROZEN: leaves}, custom_metadata=seal)
         elif leaves and describe(path).frozen != digest:
             raise DataError(f"{path} holds the frozen parameters of another run.")

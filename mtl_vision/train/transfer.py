@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 
 from mtl_vision.errors import DataError
-from mtl_vision.train import checkpoint
-from mtl_vision.train.checkpoint import FROZEN, Damage
+from mtl_vision.train import archive, checkpoint
+from mtl_vision.train.archive import Damage
+from mtl_vision.train.checkpoint import FROZEN
 from mtl_vision.train.integrity import Table
 from mtl_vision.train.state import TrainState
 
@@ -83,10 +84,10 @@ def _sources(
 ) -> tuple[dict[str, Source], dict[tuple[pathlib.Path, str], Table]]:
     """Where every parameter and statistic of a checkpoint is, and the tables of those places."""
     path, frozen = checkpoint.path_of(folder, step), folder / FROZEN
-    model = checkpoint.describe(path).items["model"]
+    model = archive.describe(path).items["model"]
     tables, origin = {(path, "model"): model}, {}
     if frozen.exists():
-        tables[frozen, FROZEN] = checkpoint.describe(frozen).items[FROZEN]
+        tables[frozen, FROZEN] = archive.describe(frozen).items[FROZEN]
         origin = {bare(name): Source(frozen, FROZEN, name) for name in tables[frozen, FROZEN]}
     for group in ("trainable", "stats", "ema"):  # the average replaces what it averages
         names = [name for name in model if name.startswith(f"{group}/")]
@@ -122,6 +123,6 @@ def _read(
             )
             for p, name in here.items()
         }
-        leaves = checkpoint.read(*place, wanted, table)
+        leaves = archive.read(*place, wanted, table)
         found |= {p: leaves[name].astype(mine[p].dtype) for p, name in here.items()}
     return found
