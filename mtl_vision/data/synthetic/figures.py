@@ -225,7 +225,7 @@ def _legs(rng: Rng, ends, girth: float, rise: float, species: str, coat, far) ->
     stride = rng.uniform(0, 0.35)
     for end, bend in zip(ends, (-1, 1), strict=True):
         for side in (-1, 1):
-            hip = np.array([side * girth * 0.6, min(end[1] - girth * 0.3, rise * 1.2), end[2]])
+            hip = np.array([side * girth * 0.6, end[1] - girth * 0.3, end[2]])
             swing = side * bend * stride * rise * rng.uniform(0.3, 1)
             knee = hip * (1, 0.5, 1) + [0, 0, swing * 0.5 + 0.06 * rise * bend]
             foot = np.array([hip[0], 0.05 * rise, hip[2] + swing])

@@ -3,17 +3,14 @@
 import numpy as np
 
 from mtl_vision.data.synthetic import materials as mt
-from mtl_vision.data.synthetic import textures as tx
 from mtl_vision.data.synthetic.shapes import (
     Model,
     Prim,
     ball,
     box,
     limb,
-    prism,
     rot_x,
     rot_y,
-    rot_z,
     tube,
 )
 
@@ -232,97 +229,3 @@ def bed(rng: Rng) -> Model:
         prims.append(box((0, h * 0.6, -length / 2), (w * 1.05, h * 1.2, 0.05), frame))
     prims += legs(rng, w, length, h * 0.2, frame, 0.08)
     return Model(prims, h)
-
-
-def television(rng: Rng) -> Model:
-    w = rng.uniform(0.45, 1.25)
-    h, rim = w * rng.uniform(0.5, 0.75), mt.black(rng) if rng.random() < 0.7 else mt.paint(rng)
-    old = rng.random() < 0.3
-    deep, lift = (w * 0.6, 0.02) if old else (0.05, rng.uniform(0.05, 0.12))
-    y = lift + h / 2
-    prims = [box((0, y, 0.01), (w, h, 0.05), rim)]
-    prims.append(box((0, y, -0.01), (w * 0.92, h * 0.88, 0.05), mt.screen(rng)))
-    if old:
-        at = (0, y, 0.03 + deep / 2)
-        turn = np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])
-        prims.append(prism(at, (w * 0.95, deep, h * 0.95), (0.4, 0.4), rim, turn=turn))
-    else:
-        prims.append(box((0, lift / 2 + 0.02, 0.03), (0.06, lift + 0.1, 0.03), rim))
-        prims.append(box((0, 0.01, 0.02), (w * 0.4, 0.02, 0.2), rim))
-    return Model(prims)
-
-
-def potted_plant(rng: Rng) -> Model:
-    """A pot with a shrub, a palm or a tuft of leaves."""
-    h, r = rng.uniform(0.18, 0.4), rng.uniform(0.11, 0.22)
-    pot = mt.paint(rng) if rng.random() < 0.5 else mt.stone(rng)
-    prims = [tube((0, 0, 0), (0, h, 0), (r * rng.uniform(0.6, 0.85), r), pot)]
-    prims.append(tube((0, h * 0.9, 0), (0, h * 1.02, 0), (r * 1.08, r * 1.08), pot))
-    leaf, stem = mt.foliage(rng), mt.wood(rng)
-    style, tall = rng.integers(3), rng.uniform(0.3, 1.0)
-    if style == 0:
-        for _ in range(int(rng.integers(5, 10))):
-            at = np.array([*rng.normal(0, 0.12, 2), 0])[[0, 2, 1]] + [0, h + tall * rng.random(), 0]
-            prims.append(ball(at, rng.uniform(0.14, 0.4, 3), leaf))
-        prims.append(limb((0, h, 0), (0, h + tall * 0.6, 0), (0.02, 0.02), stem))
-        return Model(prims)
-    base = np.array([0, h, 0])
-    if style == 1:
-        crown = base + [rng.normal(0, 0.05), tall * 0.8, 0]
-        prims.append(limb(base, crown, (0.025, 0.02), stem))
-        base = crown
-    for i in range(int(rng.integers(9, 15))):
-        turn = rot_y(i * 2.4 + rng.uniform(-0.3, 0.3)) @ rot_x(rng.uniform(0.15, 1.25))
-        reach = rng.uniform(0.2, 0.5)
-        size = (rng.uniform(0.04, 0.12), reach, 0.02)
-        prims.append(ball(base + turn @ [0, reach / 2, 0], size, leaf, turn=turn))
-    return Model(prims)
-
-
-def bottle(rng: Rng) -> Model:
-    h, r = rng.uniform(0.2, 0.34), rng.uniform(0.032, 0.05)
-    if rng.random() < 0.5:
-        body = mt.glass(rng)._replace(blind=False)
-    else:
-        body = mt.paint(rng, gloss=0.6)
-    shoulder, neck = h * rng.uniform(0.5, 0.72), r * rng.uniform(0.28, 0.5)
-    throat = shoulder + (h - shoulder) * rng.uniform(0.3, 0.6)
-    prims = [tube((0, 0, 0), (0, shoulder, 0), (r, r), body)]
-    prims.append(tube((0, shoulder, 0), (0, throat, 0), (r, neck), body))
-    prims.append(tube((0, throat, 0), (0, h * 0.95, 0), (neck, neck), body))
-    prims.append(tube((0, h * 0.94, 0), (0, h, 0), (neck * 1.25,) * 2, mt.paint(rng)))
-    if rng.random() < 0.7:
-        tag = mt.pattern(rng, (tx.FLAT, tx.CANVAS, tx.STRIPES), mt.any_colour(rng), scale=(2, 9))
-        low = shoulder * rng.uniform(0.1, 0.4)
-        prims.append(tube((0, low, 0), (0, shoulder * 0.9, 0), (r * 1.02,) * 2, tag))
-    return Model(prims)
-
-
-def lamp(rng: Rng, floor_standing: bool) -> Model:
-    h = rng.uniform(1.3, 1.8) if floor_standing else rng.uniform(0.35, 0.6)
-    r = h * (0.12 if floor_standing else 0.28) * rng.uniform(0.8, 1.3)
-    shade = mt.paint(rng, mt.hsv(rng.random(), rng.uniform(0, 0.5), 0.9), 0.0)
-    shade = shade._replace(glow=rng.choice([0.0, 0.9]))
-    base, cut = mt.metal(rng), h * (0.84 if floor_standing else 0.55)
-    prims = [tube((0, 0, 0), (0, 0.03, 0), (r * 0.8, r * 0.7), base)]
-    if floor_standing or rng.random() < 0.5:
-        prims.append(tube((0, 0.02, 0), (0, cut + 0.02, 0), (0.015, 0.015), base))
-    else:
-        prims.append(ball((0, cut * 0.5, 0), (r * 0.9, cut, r * 0.9), mt.paint(rng)))
-    prims.append(tube((0, cut, 0), (0, h, 0), (r, r * rng.uniform(0.45, 1.0)), shade))
-    return Model(prims)
-
-
-def cushion(rng: Rng) -> Model:
-    w = rng.uniform(0.35, 0.65)
-    size = (w, rng.uniform(0.12, 0.2), rng.uniform(0.3, 0.42))
-    prims = [ball((0, size[1] / 2, 0), size, mt.fabric(rng))]
-    prims.append(
-        box(
-            (0, size[1] / 2, 0),
-            (w * 0.8, size[1] * 0.5, size[2] * 0.8),
-            prims[0].material,
-            turn=rot_z(0.0),
-        )
-    )
-    return Model(prims)

@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from mtl_vision.data.synthetic import fittings
+from mtl_vision.data.synthetic import fittings, hangings
 from mtl_vision.data.synthetic import materials as mt
 from mtl_vision.data.synthetic.figures import person
-from mtl_vision.data.synthetic.fittings import LABEL, Placed
 from mtl_vision.data.synthetic.layout import Floor, Scene, Thing, moved, sensor
+from mtl_vision.data.synthetic.placed import LABEL, Placed
 from mtl_vision.data.synthetic.scenery import indoor_light
 from mtl_vision.data.synthetic.shapes import bounds, plane, rot_y
 
@@ -16,34 +16,34 @@ Rng = np.random.Generator
 # likelier.
 ROOMS = {
     "bedroom": (
-        "bed bed night_stand dresser cabinet desk bookshelf chair lamp_floor shelves clothes_rack",
+        "bed bed bed dresser dresser cabinet desk bookshelf chair lamp_floor shelves clothes_rack",
         "chair box bag floor_mat person clothes_heap",
-        "picture window curtain mirror door blinds television_wall clothes_hung",
+        "picture picture window curtain mirror door blinds television_wall clothes_hung",
     ),
     "living": (
         "sofa sofa tv_stand bookshelf shelves cabinet table chair lamp_floor plant piano",
         "table chair floor_mat person box sofa bag",
-        "picture picture window curtain door blinds mirror television_wall",
+        "picture picture picture window curtain door blinds mirror television_wall",
     ),
     "office": (
         "desk desk bookshelf cabinet shelves table chair box lamp_floor",
         "chair chair table person box bag",
-        "whiteboard window blinds door picture paper_sheet paper_sheet",
+        "whiteboard whiteboard whiteboard window blinds door picture paper_sheet paper_sheet",
     ),
     "kitchen": (
-        "counter counter refridgerator cabinet table chair shelves stove",
+        "counter counter counter refridgerator cabinet table chair shelves stove",
         "table chair chair floor_mat person box",
-        "cabinet_wall cabinet_wall window blinds door towel_hung paper_sheet",
+        "cabinet_wall cabinet_wall window blinds door towel_hung paper_sheet picture",
     ),
     "bathroom": (
-        "toilet sink_stand bathtub shower cabinet toilet sink_stand",
-        "floor_mat box bag clothes_heap",
-        "mirror towel_hung towel_hung window door",
+        "toilet sink_stand bathtub bathtub cabinet toilet sink_stand",
+        "floor_mat box bag clothes_heap person",
+        "mirror towel_hung towel_hung window door picture",
     ),
     "dining": (
-        "cabinet dresser shelves bookshelf plant chair lamp_floor",
+        "cabinet dresser shelves bookshelf plant chair lamp_floor counter",
         "table_set table_set chair person floor_mat",
-        "picture window curtain door mirror",
+        "picture picture window curtain door mirror",
     ),
 }
 
@@ -80,12 +80,15 @@ class Room:
 
 
 def _extent(placed: list[Placed]) -> np.ndarray:
-    """Size [3] of a group in its own frame; offsets included."""
-    low, high = np.full(3, np.inf), np.full(3, -np.inf)
+    """Lowest and highest corner [2, 3] of a group in its own frame."""
+    corners = []
     for item in placed:
-        a, b = bounds(moved(item.model, 0, item.offset, item.yaw).prims)
-        low, high = np.minimum(low, a), np.maximum(high, b)
-    return np.stack([low, high])
+        low, high = bounds(item.model.prims)
+        turn = np.abs(rot_y(item.yaw))
+        middle = rot_y(item.yaw) @ ((low + high) / 2) + item.offset
+        reach = turn @ ((high - low) / 2)
+        corners += [middle - reach, middle + reach]
+    return np.stack([np.min(corners, 0), np.max(corners, 0)])
 
 
 def _against_wall(room: Room, placed: list[Placed]) -> None:
@@ -173,18 +176,18 @@ def _shell(room: Room) -> None:
     for point, normal, material in sides:
         room.things.append(Thing([plane(point, normal, material)], LABEL["wall"], **flags))
     if rng.random() < 0.6:
-        room.add(fittings.ceiling_light(rng, h), np.array([rng.uniform(-w, w) / 2, 0, d / 2]), 0.0)
+        room.add(hangings.ceiling_light(rng, h), np.array([rng.uniform(-w, w) / 2, 0, d / 2]), 0.0)
     if rng.random() < 0.3:
-        room.add(fittings.beam(rng, w, h), np.array([0, 0, rng.uniform(0.4, 0.95) * d]), 0.0)
+        room.add(hangings.beam(rng, w, h), np.array([0, 0, rng.uniform(0.4, 0.95) * d]), 0.0)
     if rng.random() < 0.5:
-        room.add(fittings.skirting(rng, w), np.array([0, 0, d]), 0.0)
+        room.add(hangings.skirting(rng, w), np.array([0, 0, d]), 0.0)
 
 
 def _camera(room: Room) -> tuple[np.ndarray, float, float, float]:
     """Position, yaw, pitch and focal length: held by a person near the open end of the room."""
     rng = room.rng
     for _ in range(8):
-        x, z = rng.uniform(-0.7, 0.7) * room.w, rng.uniform(-2.0, 0.25 * room.d)
+        x, z = rng.uniform(-0.7, 0.7) * room.w, rng.uniform(-1.3, 0.3 * room.d)
         if room.floor.free(x, z, 0.45):
             break
     height = rng.uniform(0.9, 1.8)
@@ -200,11 +203,11 @@ def scene(rng: Rng) -> Scene:
     _shell(room)
     standing, free, hanging = (words.split() for words in ROOMS[name])
     size = room.w * room.d
-    for _ in range(int(rng.integers(3, 5 + int(size)))):
+    for _ in range(int(rng.integers(5, 9 + int(size)))):
         _against_wall(room, fittings.make(rng, str(rng.choice(standing))))
-    for _ in range(int(rng.integers(2, 7))):
+    for _ in range(int(rng.integers(4, 10))):
         _hang(room, fittings.make(rng, str(rng.choice(hanging))))
-    for _ in range(int(rng.integers(1, 5))):
+    for _ in range(int(rng.integers(2, 7))):
         word = str(rng.choice(free))
         if word == "person":
             placed = [Placed(person(rng), LABEL["person"])]

@@ -27,9 +27,11 @@ class Material(NamedTuple):
 
 def hsv(hue: float, saturation: float, value: float) -> np.ndarray:
     """Linear RGB [3] of a colour given in the sRGB-like HSV cone."""
-    k = (np.array([5.0, 3.0, 1.0]) + hue * 6) % 6
-    rgb = value - value * saturation * np.clip(np.minimum(k, 4 - k), 0, 1)
-    return rgb**2.2
+    rgb = []
+    for channel in (5.0, 3.0, 1.0):
+        k = (channel + hue * 6) % 6
+        rgb.append((value - value * saturation * max(0.0, min(k, 4 - k, 1.0))) ** 2.2)
+    return np.array(rgb)
 
 
 def any_colour(rng: Rng) -> np.ndarray:

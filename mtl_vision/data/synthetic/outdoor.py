@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from mtl_vision.data.synthetic import figures, furniture, scenery, vehicles
+from mtl_vision.data.synthetic import craft, figures, furniture, household, scenery, vehicles
 from mtl_vision.data.synthetic.camera import look_at
 from mtl_vision.data.synthetic.labels import PASCAL21
 from mtl_vision.data.synthetic.layout import Floor, Scene, Thing, footprint, moved, sensor
@@ -13,14 +13,15 @@ CLASS = {name: i for i, name in enumerate(PASCAL21)}
 
 # Where a class is met. The first word is drawn for the main object, the rest keep it company.
 SETTINGS = {
-    "meadow": "horse cow sheep dog cat bird person bicycle motorbike car person horse sheep cow",
-    "street": "car bus bicycle motorbike person train dog cat pottedplant person bus train car",
-    "water": "boat boat boat bird",
+    "meadow": "horse cow sheep dog cat bird person person bicycle motorbike car horse sheep cow",
+    "street": "car bus bicycle bicycle motorbike person person person train train dog cat car",
+    "water": "boat boat boat person",
     "airfield": "aeroplane aeroplane aeroplane person car bus",
     "air": "aeroplane bird bird",
-    "home": "chair diningtable sofa tvmonitor pottedplant cat dog person bottle bottle tvmonitor",
+    "home": "chair chair diningtable sofa sofa sofa tvmonitor tvmonitor tvmonitor pottedplant cat "
+    "pottedplant dog person person person bottle bottle bottle chair",
 }
-WEIGHTS = {"meadow": 5, "street": 5, "water": 1.6, "airfield": 1.1, "air": 1.0, "home": 6}
+WEIGHTS = {"meadow": 5, "street": 5, "water": 1.6, "airfield": 1.2, "air": 1.2, "home": 6}
 RIDDEN = ("horse", "bicycle", "motorbike")
 
 
@@ -32,19 +33,19 @@ def model(rng: Rng, name: str, setting: str) -> Model:
         return figures.bird(rng, setting == "air")
     makers = {
         "person": figures.person,
-        "aeroplane": vehicles.aeroplane,
+        "aeroplane": craft.aeroplane,
         "bicycle": vehicles.bicycle,
-        "boat": vehicles.boat,
-        "bottle": furniture.bottle,
+        "boat": craft.boat,
+        "bottle": household.bottle,
         "bus": vehicles.bus,
         "car": vehicles.car,
         "chair": furniture.chair,
         "diningtable": furniture.table,
         "motorbike": vehicles.motorbike,
-        "pottedplant": furniture.potted_plant,
+        "pottedplant": household.potted_plant,
         "sofa": furniture.sofa,
         "train": vehicles.train,
-        "tvmonitor": furniture.television,
+        "tvmonitor": household.television,
     }
     return makers[name](rng)
 
@@ -67,6 +68,8 @@ def _group(rng: Rng, name: str, setting: str, position, yaw: float) -> list[Thin
         things.append(moved(support, on_table, position, yaw, salient=on_table > 0))
         position = position + [0, support.top, 0]
         things += _tabletop(rng, position, int(rng.integers(0, 4)))
+    if name == "person" and setting == "water":
+        name, base = "boat", model(rng, "boat", setting)
     if name == "boat":
         position = position - [0, 0.1, 0]
     things.append(moved(base, CLASS[name], position, yaw))
@@ -77,7 +80,7 @@ def _group(rng: Rng, name: str, setting: str, position, yaw: float) -> list[Thin
         sitter = figures.person(rng, "sit")
         at = position + [0, base.top - sitter.top, 0]
         things.append(moved(sitter, CLASS["person"], at, yaw))
-    if name == "boat" and base.top > 0 and rng.random() < 0.5:
+    if name == "boat" and rng.random() < 0.6:
         crew = figures.person(rng)
         z = rng.uniform(0.4, 1.2)
         at = position + [np.sin(yaw) * z, base.top, np.cos(yaw) * z]
@@ -93,8 +96,6 @@ def _tabletop(rng: Rng, middle, count: int) -> list[Thing]:
     for _ in range(count):
         name = rng.choice(["bottle", "bottle", "clutter", "clutter", "pottedplant"])
         item = scenery.clutter(rng) if name == "clutter" else model(rng, name, "home")
-        if name == "pottedplant":
-            item = Model([p for p in item.prims])
         radius, _ = footprint(item.prims)
         x, z = rng.uniform(-0.4, 0.4), rng.uniform(-0.25, 0.25)
         if floor.free(x, z, radius):
@@ -119,9 +120,9 @@ def scene(rng: Rng) -> Scene:
         lift = rng.uniform(2, 12)
     yaw = rng.uniform(-np.pi, np.pi)
     group = _group(rng, name, setting, (0, lift, 0), yaw)
-    main = next(t for t in group if t.label == CLASS[name])
+    main = next((t for t in group if t.label == CLASS[name]), group[0])
     middle, size = _extent(main.prims)
-    distance = max(focal * size / rng.uniform(0.35, 0.95), 0.5)
+    distance = max(focal * size / rng.uniform(0.4, 1.3), 0.5)
     slant = rng.uniform(-0.02, 0.3) if setting != "air" else rng.uniform(-0.6, -0.1)
     eye = np.array([0.0, max(middle[1] + distance * np.tan(slant), 0.15), middle[2] - distance])
     offset = rng.normal(0, 0.12, 2) * distance / focal
@@ -139,9 +140,9 @@ def _company(rng: Rng, pool, setting: str, view, floor: Floor) -> list[Thing]:
     """Further objects in front of the camera, none so far that it would be a speck."""
     eye, middle, distance, focal, lift = view
     things = []
-    for _ in range(int(rng.choice([0, 1, 2, 3, 4, 6], p=[0.15, 0.2, 0.2, 0.2, 0.15, 0.1]))):
+    for _ in range(int(rng.choice([0, 1, 2, 3, 5, 8], p=[0.1, 0.15, 0.2, 0.25, 0.2, 0.1]))):
         name = str(rng.choice(pool))
-        z = eye[2] + distance * rng.uniform(0.75, 3.0)
+        z = eye[2] + distance * rng.uniform(0.7, 2.6)
         x = rng.uniform(-0.75, 0.75) * (z - eye[2]) / focal
         group = _group(rng, name, setting, (x, lift, z), rng.uniform(-np.pi, np.pi))
         radius, _ = footprint([p for t in group for p in t.prims])

@@ -5,6 +5,7 @@ A primitive is a unit shape and the affine map that takes it to the model frame,
 model multiplies matrices and nothing else.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -57,28 +58,29 @@ def rot_z(angle: float) -> np.ndarray:
 
 
 def _matrix(axes: np.ndarray | None, half: np.ndarray, centre: np.ndarray) -> np.ndarray:
-    matrix = np.empty((3, 4))
-    matrix[:, :3] = np.diag(half) if axes is None else axes * half
+    matrix = np.zeros((3, 4))
+    if axes is None:
+        matrix[0, 0], matrix[1, 1], matrix[2, 2] = half
+    else:
+        matrix[:, :3] = axes * half
     matrix[:, 3] = centre
     return matrix
 
 
 def _along(p: np.ndarray, q: np.ndarray) -> tuple[np.ndarray, float]:
     """Axes whose y points from p to q, and half the distance."""
-    y = np.asarray(q, float) - p
-    length = float(np.sqrt(y @ y)) + 1e-9
-    y = y / length
-    side = np.array([1.0, 0.0, 0.0]) if abs(y[0]) < 0.8 else np.array([0.0, 0.0, 1.0])
-    z = np.array(
-        [
-            side[1] * y[2] - side[2] * y[1],
-            side[2] * y[0] - side[0] * y[2],
-            side[0] * y[1] - side[1] * y[0],
-        ]
-    )
-    z /= np.sqrt(z @ z)
-    x = np.array([y[1] * z[2] - y[2] * z[1], y[2] * z[0] - y[0] * z[2], y[0] * z[1] - y[1] * z[0]])
-    return np.stack([x, y, z], 1), length / 2
+    # In plain floats: ten times faster than numpy for three numbers.
+    x, y, z = (float(b) - float(a) for a, b in zip(p, q, strict=True))
+    length = math.sqrt(x * x + y * y + z * z) + 1e-9
+    x, y, z = x / length, y / length, z / length
+    if abs(x) < 0.8:  # third axis: (1, 0, 0) x y
+        a, b, c = 0.0, -z, y
+    else:  # (0, 0, 1) x y
+        a, b, c = -y, x, 0.0
+    size = math.sqrt(a * a + b * b + c * c)
+    a, b, c = a / size, b / size, c / size
+    first = (y * c - z * b, z * a - x * c, x * b - y * a)
+    return np.array([first, (x, y, z), (a, b, c)]).T, length / 2
 
 
 def plane(point, normal, material: Material) -> Prim:

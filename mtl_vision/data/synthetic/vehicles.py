@@ -1,4 +1,4 @@
-"""Things that move people: car, bus, train, boat, aeroplane, bicycle, motorbike."""
+"""Cars, buses, trains, bicycles and motorbikes."""
 
 import numpy as np
 
@@ -15,8 +15,6 @@ from mtl_vision.data.synthetic.shapes import (
     prism,
     ring,
     rot_x,
-    rot_y,
-    rot_z,
     tube,
 )
 
@@ -24,7 +22,7 @@ Rng = np.random.Generator
 SIDE = np.array([1.0, 0.0, 0.0])
 
 
-def _body(rng: Rng) -> mt.Material:
+def body_paint(rng: Rng) -> mt.Material:
     paint = mt.paint(rng, gloss=rng.uniform(0.2, 0.8))
     if rng.random() < 0.25:
         return paint._replace(texture=tx.STRIPES, scale=rng.uniform(0.1, 0.4), turned=True)
@@ -49,7 +47,7 @@ def car(rng: Rng) -> Model:
     length, width = rng.uniform(3.4, 4.9), rng.uniform(1.6, 1.9)
     radius = rng.uniform(0.29, 0.38)
     waist, roof = rng.uniform(0.78, 0.95), rng.uniform(1.35, 1.85)
-    body, glass = _body(rng), mt.glass(rng)
+    body, glass = body_paint(rng), mt.glass(rng)
     hull = box((0, (radius * 0.7 + waist) / 2, 0), (width, waist - radius * 0.7, length), body)
     start, end = rng.uniform(-0.28, -0.12), rng.uniform(0.22, 0.46)
     middle, cabin = (start + end) / 2 * length, (end - start) * length
@@ -100,7 +98,7 @@ def bus(rng: Rng) -> Model:
     width, length, height = 2.5, rng.uniform(7.5, 11.5), rng.uniform(2.8, 3.3)
     double = rng.random() < 0.2
     height += 1.3 * double
-    body = _body(rng)
+    body = body_paint(rng)
     prims = [box((0, (height + 0.4) / 2, 0), (width, height - 0.4, length), body)]
     count = int(rng.integers(4, 8))
     prims += _windows(rng, (width, length), count, (1.3, 2.2))
@@ -120,14 +118,14 @@ def bus(rng: Rng) -> Model:
 
 def train(rng: Rng) -> Model:
     """A locomotive and its carriages on a pair of rails."""
-    width, height, body = 2.9, rng.uniform(3.4, 3.9), _body(rng)
+    width, height, body = 2.9, rng.uniform(3.4, 3.9), body_paint(rng)
     length, pitch = rng.uniform(10, 16), 0.6
     count = int(rng.integers(1, 3))
     round_roof = rng.random() < 0.5
     prims = []
     for i in range(count + 1):
         z = i * (length + pitch)
-        skin = body if i == 0 or rng.random() < 0.7 else _body(rng)
+        skin = body if i == 0 or rng.random() < 0.7 else body_paint(rng)
         extent = (width, height - 1.0, length)
         prims.append(box((0, 1.0 + (height - 1.0) / 2, z), extent, skin))
         if round_roof:
@@ -153,154 +151,6 @@ def _nose_matrix(width: float, height: float, front: float) -> np.ndarray:
     axes = np.array([[0, 0, 1.0], [1, 0, 0], [0, -1, 0]])
     half = np.array([(height - 1) / 2, 0.5, width / 2])
     return np.concatenate([axes * half, [[0], [1 + (height - 1) / 2], [front - 0.5]]], 1)
-
-
-def boat(rng: Rng) -> Model:
-    """Rowing, motor or sailing boat; the water line is y = 0."""
-    length = rng.uniform(3.0, 9.0)
-    width = length * rng.uniform(0.24, 0.36)
-    deep = width * rng.uniform(0.3, 0.45)
-    hull, inside = _body(rng), mt.wood(rng)
-    half = length / 2
-    axes = np.array([[0, 0, -1.0], [0, -1, 0], [-1, 0, 0]])  # upside down: narrow keel
-    middle = Prim(
-        PRISM,
-        _affine(axes @ np.diag([half * 0.6, deep / 2, width / 2]), (0, deep * 0.35, half * 0.25)),
-        hull,
-        0.1,
-        0.35,
-    )
-    bow_axes = np.array([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]])
-    bow = Prim(
-        PRISM,
-        _affine(
-            bow_axes @ np.diag([width / 2, half * 0.32, deep / 2]), (0, deep * 0.38, -half * 0.65)
-        ),
-        hull,
-        0.95,
-        0.25,
-    )
-    prims = [middle, bow]
-    top = deep * 0.85
-    prims.append(box((0, top, half * 0.2), (width * 0.85, 0.06, length * 0.56), inside))
-    rail = mt.paint(rng)
-    prims.append(box((0, top * 0.8, half * 0.25), (width * 1.03, deep * 0.12, length * 0.6), rail))
-    kind = rng.integers(3)
-    if kind == 0 or length < 4:
-        for z in (-0.1, 0.25):
-            prims.append(box((0, top + 0.1, z * length), (width * 0.9, 0.06, 0.28), inside))
-        oar = np.array([width * 0.45, top + 0.12, 0.1 * length])
-        for s in (1, -1):
-            prims.append(
-                limb(
-                    oar * (s, 1, 1),
-                    (s * width * 1.2, 0.02, 0.25 * length),
-                    (0.04, 0.06),
-                    mt.wood(rng),
-                )
-            )
-    elif kind == 1:
-        high = rng.uniform(0.8, 1.5)
-        cabin = (width * 0.7, high, length * rng.uniform(0.2, 0.35))
-        prims.append(prism((0, top + high / 2, 0), cabin, (0.15, 0.3), mt.paint(rng)))
-        pane = (cabin[0] * 0.98, high * 0.35, cabin[2] * 0.92)
-        prims.append(box((0, top + high * 0.6, 0), pane, mt.glass(rng)))
-        prims.append(
-            limb(
-                (0, top, half * 0.5), (0, top + high * 1.8, half * 0.5), (0.04, 0.03), mt.metal(rng)
-            )
-        )
-    else:
-        mast = length * rng.uniform(0.9, 1.3)
-        prims.append(tube((0, top, 0), (0, top + mast, 0), (0.06, 0.04), mt.wood(rng)))
-        sail = mt.pattern(rng, (tx.FLAT, tx.CLOUD, tx.STRIPES), mt.any_colour(rng) * 0.4 + 0.55)
-        swing = rot_y(rng.uniform(-0.5, 0.5))
-        for z, reach in ((1, 0.42), (-1, 0.3)):
-            at = swing @ [0, 0, z * length * reach / 2] + np.array([0, top + mast * 0.5, 0])
-            extent = (0.04, mast * 0.9, length * reach * 0.95)
-            prims.append(prism(at, extent, (0, 0.95), sail, turn=swing))
-    return Model(prims, top)
-
-
-def _affine(axes: np.ndarray, centre) -> np.ndarray:
-    return np.concatenate([axes, np.asarray(centre, float)[:, None]], 1)
-
-
-def aeroplane(rng: Rng) -> Model:
-    """A propeller plane or a jet, wheels down; faces -z."""
-    length = rng.uniform(7, 12)
-    radius = length * rng.uniform(0.05, 0.075)
-    jet = rng.random() < 0.6
-    body, trim = _body(rng), mt.paint(rng)
-    rise = radius * 2.4
-    nose, tail = (
-        np.array([0, rise, -length * 0.45]),
-        np.array([0, rise + radius * 0.4, length * 0.5]),
-    )
-    prims = [
-        limb(nose, (0, rise, length * 0.1), (radius * 0.92, radius), body),
-        limb((0, rise, length * 0.1), tail, (radius, radius * 0.3), body),
-    ]
-    sweep, dihedral = rng.uniform(0.0, 0.55), rng.uniform(0.0, 0.15)
-    high = rng.random() < 0.35
-    reach = length * rng.uniform(0.42, 0.55)
-    chord = length * rng.uniform(0.13, 0.2)
-    for s in (-1, 1):
-        prims.append(
-            _wing(
-                (s * radius * 0.5, rise + (0.7 if high else -0.5) * radius, 0),
-                s,
-                (reach, chord, radius * 0.16),
-                (sweep, dihedral),
-                body,
-            )
-        )
-        prims.append(
-            _wing(
-                tail + [0, radius * 0.3, -chord * 0.3],
-                s,
-                (reach * 0.36, chord * 0.55, radius * 0.1),
-                (sweep, 0.05),
-                trim,
-            )
-        )
-        if jet:
-            x = s * reach * 0.38
-            at = np.array([x, rise - radius * 0.9, sweep * abs(x) - chord * 0.4])
-            prims.append(tube(at, at + [0, 0, chord * 0.8], (radius * 0.42, radius * 0.3), trim))
-    fin = tail + np.array([0, radius * 1.2, -chord * 0.2])
-    lift = rot_x(0.35)
-    prims.append(
-        prism(fin, (radius * 0.14, radius * 2.6, chord * 0.9), (0.3, 0.5), trim, turn=lift)
-    )
-    glass = mt.glass(rng)
-    prims.append(
-        ball(nose + [0, radius * 0.45, radius * 0.1], (radius * 1.3, radius, radius * 1.5), glass)
-    )
-    if not jet:
-        hub = nose - [0, 0, radius * 1.0]
-        turn = rot_z(rng.uniform(0, np.pi))
-        prims.append(box(hub, (radius * 4, radius * 0.22, 0.06), mt.black(rng), turn=turn))
-        prims.append(ball(hub, np.full(3, radius * 0.5), trim))
-    strip = (radius * 2.02, radius * 0.3, length * 0.5)
-    prims.append(box((0, rise + radius * 0.25, -length * 0.1), strip, glass))
-    for x, z in ((0, -length * 0.33), (-radius * 1.4, 0.3), (radius * 1.4, 0.3)):
-        prims.append(limb((x, rise * 0.7, z), (x, radius * 0.3, z), (0.06, 0.05), mt.metal(rng)))
-        wheel = np.array([x, radius * 0.35, z])
-        prims.append(
-            tube(wheel - 0.1 * SIDE, wheel + 0.1 * SIDE, (radius * 0.35,) * 2, mt.black(rng))
-        )
-    return Model(prims)
-
-
-def _wing(root, side: int, size, angles, material) -> Prim:
-    """A tapered plate that starts at `root`: size (reach, chord, thickness), (sweep, dihedral)."""
-    (reach, chord, thick), (sweep, dihedral) = size, angles
-    out = np.array([side * np.cos(dihedral), np.sin(dihedral), sweep])
-    axes = np.stack(
-        [np.array([0, 0, 1.0]) * chord / 2, out * reach / 2, np.array([0, 1.0, 0]) * thick / 2], 1
-    )
-    return Prim(PRISM, _affine(axes, np.asarray(root) + out * reach / 2), material, 0.5, 0.6)
 
 
 def bicycle(rng: Rng) -> Model:
@@ -336,7 +186,7 @@ def bicycle(rng: Rng) -> Model:
 
 def motorbike(rng: Rng) -> Model:
     radius, base = rng.uniform(0.3, 0.36), rng.uniform(1.2, 1.45)
-    paint, tyre, chrome = _body(rng), mt.black(rng), mt.metal(rng)
+    paint, tyre, chrome = body_paint(rng), mt.black(rng), mt.metal(rng)
     rear, front = np.array([0, radius, base / 2]), np.array([0, radius, -base / 2])
     prims = [ring(c, radius, 0.62, rng.uniform(0.11, 0.18), tyre, axis=SIDE) for c in (rear, front)]
     prims += [
