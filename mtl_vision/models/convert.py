@@ -6,7 +6,7 @@ every array is used or dropped by a rule on purpose, and every parameter is foun
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -165,6 +165,24 @@ def _report(unused, missing, faults):
         raise DataError(f"The weights do not fit the model: {'; '.join(listed)}.")
 
 
+def under(table: Sequence[Rule], source: str, target: str) -> tuple[Rule, ...]:
+    """Returns `table` for names below ``source`` and paths below ``target/``.
+
+    Args:
+      table: rules of a part of the model.
+      source: regex without groups, such as ``backbone\\.``.
+      target: path of the part.
+    """
+    return tuple(
+        replace(
+            rule,
+            pattern=f"{source}(?:{rule.pattern})",
+            path=None if rule.path is None else f"{target}/{rule.path}",
+        )
+        for rule in table
+    )
+
+
 def _torch_layers(source: str, target: str) -> list[Rule]:
     """Weight and bias of linear layers whose names `source` matches."""
     return [
@@ -180,16 +198,24 @@ def _torch_norms(source: str, target: str) -> list[Rule]:
     ]
 
 
-def _torch_patches(source: str) -> list[Rule]:
+def _torch_convs(source: str, target: str) -> list[Rule]:
     return [
-        Rule(rf"{source}\.weight", "patch_embed/proj/kernel", conv),
-        Rule(rf"{source}\.bias", "patch_embed/proj/bias"),
+        Rule(rf"{source}\.weight", f"{target}/kernel", conv),
+        Rule(rf"{source}\.bias", f"{target}/bias"),
+    ]
+
+
+def _torch_batch_norms(source: str, target: str) -> list[Rule]:
+    return [
+        *_torch_norms(source, target),
+        Rule(rf"{source}\.running_(mean|var)", rf"{target}/\{re.compile(source).groups + 1}"),
+        Rule(rf"{source}\.num_batches_tracked", None),
     ]
 
 
 # microsoft/Swin-Transformer and scale-lab/MTLoRA, without the prefix ``backbone.``.
 SWIN_MICROSOFT = (
-    *_torch_patches(r"patch_embed\.proj"),
+    *_torch_convs(r"patch_embed\.proj", "patch_embed/proj"),
     *_torch_norms(r"patch_embed\.norm", "patch_embed/norm"),
     Rule(r"absolute_pos_embed", "absolute_position", first, fit=position_grid),
     Rule(r".*\.(attn_mask|relative_position_index)", None),
@@ -212,7 +238,7 @@ _HF_BLOCK = r"encoder\.layers\.(\d+)\.blocks\.(\d+)"
 _BLOCK = r"stages/\1/blocks/\2"
 # transformers' SwinBackbone, safetensors names without the prefix ``swin.``.
 SWIN_TRANSFORMERS = (
-    *_torch_patches(r"embeddings\.patch_embeddings\.projection"),
+    *_torch_convs(r"embeddings\.patch_embeddings\.projection", "patch_embed/proj"),
     *_torch_norms(r"embeddings\.norm", "patch_embed/norm"),
     Rule(r".*\.relative_position_index", None),
     Rule(
@@ -244,7 +270,7 @@ SWIN_TRANSFORMERS = (
 
 # timm's VisionTransformer.
 VIT_TIMM = (
-    *_torch_patches(r"patch_embed\.proj"),
+    *_torch_convs(r"patch_embed\.proj", "patch_embed/proj"),
     Rule(r"cls_token", "cls_token", first),
     Rule(r"reg_token", "register_tokens", first),
     Rule(r"pos_embed", "pos_embed", first, fit=position_table),
@@ -253,4 +279,12 @@ VIT_TIMM = (
     Rule(r"blocks\.(\d+)\.ls([12])\.gamma", r"blocks/\1/scale\2/gamma"),
     *_torch_norms(r"norm", "norm"),
     Rule(r"(head|pre_logits|fc_norm)\..*", None),
+)
+
+# The heads of scale-lab/MTLoRA, onto those of one dataset.
+HRNET_MTLORA = (
+    *_torch_convs(r"downsampler\.(\w+)\.downsample_(\d+)", r"\1/downsample/\2"),
+    *_torch_convs(r"decoders\.decoders\.(\w+)\.last_layer\.0", r"\1/hidden"),
+    *_torch_batch_norms(r"decoders\.decoders\.(\w+)\.last_layer\.1", r"\1/norm"),
+    *_torch_convs(r"decoders\.decoders\.(\w+)\.last_layer\.3", r"\1/predict"),
 )

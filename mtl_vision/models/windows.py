@@ -94,7 +94,8 @@ class WindowAttention(nnx.Module):
             mask = shift_mask(padded_height, padded_width, window, shift)
             bias = bias + jnp.asarray(mask, bias.dtype)[:, None]
         qkv = self.qkv(x, key=keys[0])
-        q, k, v = rearrange(qkv, "s b w n (t h d) -> t s b w h n d", t=3, h=self.heads)
+        parts = jnp.split(qkv, 3, -1)
+        q, k, v = (rearrange(t, "s b w n (h d) -> s b w h n d", h=self.heads) for t in parts)
         x = rearrange(attend(q, k, v, bias), "s b w h n d -> s b w n (h d)")
         x = self.proj(x, key=keys[1])
         rows = padded_height // window

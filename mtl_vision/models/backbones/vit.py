@@ -44,7 +44,8 @@ class Attention(nnx.Module):
     def __call__(self, x: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
         keys = split(key, 2)
         qkv = self.qkv(x, key=keys[0])
-        q, k, v = rearrange(qkv, "s b n (t h d) -> t s b h n d", t=3, h=self.heads)
+        parts = jnp.split(qkv, 3, -1)
+        q, k, v = (rearrange(t, "s b n (h d) -> s b h n d", h=self.heads) for t in parts)
         x = rearrange(attend(q, k, v), "s b h n d -> s b n (h d)")
         return self.proj(x, key=keys[1])
 
