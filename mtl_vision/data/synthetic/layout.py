@@ -94,7 +94,7 @@ def direction(rng: Rng, elevation: tuple[float, float], azimuth=(-np.pi, np.pi))
 
 def sensor(rng: Rng) -> Sensor:
     return Sensor(
-        exposure=rng.uniform(0.12, 0.34),
+        exposure=rng.uniform(0.14, 0.42),
         balance=np.exp(rng.normal(0, 0.07, 3)),
         vignette=rng.uniform(0, 0.2),
         blur=rng.uniform(0.3, 1.3),

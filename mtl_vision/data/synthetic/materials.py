@@ -120,7 +120,7 @@ def fur(rng: Rng, patched: float = 0.3) -> Material:
 
     colour = tone()
     if rng.random() < patched:
-        texture, other = int(rng.choice([tx.PATCHES, tx.PATCHES, tx.SOFT_STRIPES])), tone()
+        texture, other = int(rng.choice([tx.PATCHES, tx.SOFT_STRIPES], p=[0.8, 0.2])), tone()
         return Material(other, colour, texture, rng.uniform(0.6, 2.0), bool(rng.random() < 0.5))
     texture = int(rng.choice([tx.ROUGH, tx.GRAIN, tx.BLADES]))
     return Material(colour * rng.uniform(0.5, 0.85), colour, texture, rng.uniform(1, 4))

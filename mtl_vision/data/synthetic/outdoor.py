@@ -90,6 +90,13 @@ def _group(rng: Rng, name: str, setting: str, position, yaw: float) -> list[Thin
     return things
 
 
+def _yaw(rng: Rng, setting: str) -> float:
+    """Any heading; at home, things mostly turn their faces to the room."""
+    if setting == "home" and rng.random() < 0.7:
+        return rng.normal(0, 0.6)
+    return rng.uniform(-np.pi, np.pi)
+
+
 def _tabletop(rng: Rng, middle, count: int) -> list[Thing]:
     things, floor = [], Floor()
     floor.take(0, 0, 0.12)
@@ -118,8 +125,7 @@ def scene(rng: Rng) -> Scene:
     lift = rng.uniform(8, 60) if setting == "air" else 0.0
     if setting == "air" and name == "bird":
         lift = rng.uniform(2, 12)
-    yaw = rng.uniform(-np.pi, np.pi)
-    group = _group(rng, name, setting, (0, lift, 0), yaw)
+    group = _group(rng, name, setting, (0, lift, 0), _yaw(rng, setting))
     main = next((t for t in group if t.label == CLASS[name]), group[0])
     middle, size = _extent(main.prims)
     distance = max(focal * size / rng.uniform(0.4, 1.3), 0.5)
@@ -144,7 +150,7 @@ def _company(rng: Rng, pool, setting: str, view, floor: Floor) -> list[Thing]:
         name = str(rng.choice(pool))
         z = eye[2] + distance * rng.uniform(0.7, 2.6)
         x = rng.uniform(-0.75, 0.75) * (z - eye[2]) / focal
-        group = _group(rng, name, setting, (x, lift, z), rng.uniform(-np.pi, np.pi))
+        group = _group(rng, name, setting, (x, lift, z), _yaw(rng, setting))
         radius, _ = footprint([p for t in group for p in t.prims])
         _, size = _extent(group[-1].prims)
         near = z - radius > eye[2] + 0.5 * distance
