@@ -18,6 +18,7 @@ import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -30,11 +31,11 @@ from mtl_vision.metrics.thinning import thin
 MATCHING = "max_cardinality"
 
 # probability, truth, valid, as `match_counts` takes them.
-Pair = tuple[np.ndarray, np.ndarray, np.ndarray | None]
+Pair = tuple[np.ndarray | None, np.ndarray, np.ndarray | None]
 
 
 def match_counts(
-    probability: np.ndarray,
+    probability: np.ndarray | None,
     truth: np.ndarray,
     valid: np.ndarray | None = None,
     *,
@@ -45,7 +46,8 @@ def match_counts(
     """Counts matched pixels of one image at every threshold.
 
     Args:
-      probability: uint8 ``[H, W]``, 255 times the probability, rounded towards zero.
+      probability: uint8 ``[H, W]``, 255 times the probability, rounded towards zero. None means an
+        edge everywhere: of the constant predictions the only one that can score more than 0.
       truth: ``[H, W]``, see `kind`.
       valid: bool ``[H, W]``; the image is cropped to the smallest box that holds all True pixels,
         which removes padding. None takes all.
@@ -62,17 +64,34 @@ def match_counts(
     """
     if valid is not None:
         box = _box(valid)
-        probability, truth = (np.where(valid[box], x[box], 0) for x in (probability, truth))
-    thresholds, contours = READERS[reader]
-    T = len(thresholds)
+        truth = np.where(valid[box], truth[box], 0)
+        if probability is not None:
+            probability = np.where(valid[box], probability[box], 0)
+    T = len(READERS[reader].thresholds)
     if min(truth.shape) < 2:
         return np.zeros((T, 4), np.int64)
-    thinned, true = thin(contours(probability)), np.argwhere(TRUTHS[kind](truth))
-    pixels = np.argwhere(thinned.any(-1))
-    words = thinned[pixels[:, 0], pixels[:, 1]]
-    there = np.unpackbits(words.view(np.uint8), axis=1, count=T, bitorder="little").T.astype(bool)
+    if probability is None:
+        pixels, there = _everywhere(truth.shape, reader)
+    else:
+        pixels, there = _lines(probability, reader)
+    true = np.argwhere(TRUTHS[kind](truth))
     matched = matching_sizes(pixels, there, true, max_dist * float(np.hypot(*truth.shape)))
     return np.stack([matched, np.full(T, len(true)), matched, there.sum(1)], 1)
+
+
+def _lines(probability: np.ndarray, reader: str) -> tuple[np.ndarray, np.ndarray]:
+    """Returns pixels ``[P, 2]`` and in which thinned contours they are, bool ``[T, P]``."""
+    thresholds, contours = READERS[reader]
+    thinned = thin(contours(probability))
+    pixels = np.argwhere(thinned.any(-1))
+    words = thinned[pixels[:, 0], pixels[:, 1]].view(np.uint8)
+    there = np.unpackbits(words, axis=1, count=len(thresholds), bitorder="little")
+    return pixels, there.T.astype(bool)
+
+
+@lru_cache(maxsize=256)
+def _everywhere(shape: tuple[int, int], reader: str) -> tuple[np.ndarray, np.ndarray]:
+    return _lines(np.full(shape, 255, np.uint8), reader)
 
 
 def _box(valid: np.ndarray) -> tuple[slice, slice]:
