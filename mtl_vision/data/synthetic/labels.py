@@ -2,22 +2,19 @@
 
 DOMAINS = ("synth_pascal", "synth_nyud")
 
-PASCAL21 = (
+PASCAL21 = tuple(
     "background aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse "
-    "motorbike person pottedplant sheep sofa train tvmonitor"
-).split()
-PASCAL21 = tuple(PASCAL21)
+    "motorbike person pottedplant sheep sofa train tvmonitor".split()
+)
 
-NYUD40 = (
+NYUD40 = tuple(
     "wall,floor,cabinet,bed,chair,sofa,table,door,window,bookshelf,picture,counter,blinds,desk,"
     "shelves,curtain,dresser,pillow,mirror,floor mat,clothes,ceiling,books,refridgerator,"
     "television,paper,towel,shower curtain,box,whiteboard,person,night stand,toilet,sink,lamp,"
-    "bathtub,bag,otherstructure,otherfurniture,otherprop"
+    "bathtub,bag,otherstructure,otherfurniture,otherprop".split(",")
 )
-NYUD40 = tuple(NYUD40.split(","))
 
-HUMAN_PARTS = ("background", "head", "torso", "upper arms", "lower arms", "upper legs")
-HUMAN_PARTS = (*HUMAN_PARTS, "lower legs")
+HUMAN_PARTS = tuple("background,head,torso,upper arms,lower arms,upper legs,lower legs".split(","))
 HEAD, TORSO, UPPER_ARM, LOWER_ARM, UPPER_LEG, LOWER_LEG = range(1, 7)
 
 IGNORE = 255

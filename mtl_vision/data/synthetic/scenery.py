@@ -151,19 +151,17 @@ def surroundings(rng: Rng, setting: str, view, floor: Floor) -> tuple[list[Thing
 
 
 def _road(rng: Rng, view) -> list[Thing]:
-    """A road past the main object, with lines, and a pavement."""
+    """A road past the main object, with lines."""
     tone = mt.hsv(0.6, rng.uniform(0, 0.1), rng.uniform(0.2, 0.55))
     asphalt = mt.Material(tone * 0.8, tone, tx.GRAIN, 0.8)
     white = mt.Material(np.full(3, 0.5), np.full(3, 0.8), tx.ROUGH, 1.0)
     flags = dict(salient=False, normals=False, casts=False)
     turn, wide = rng.uniform(-np.pi, np.pi), rng.uniform(5, 11)
     at = np.array([0, 0, rng.uniform(-1, 4)])
-    road = Model([box((0, 0.005, 0), (wide, 0.01, 240), asphalt)])
-    dashes = [box((0, 0.01, z), (0.14, 0.012, 2.2), white) for z in np.arange(-40, 44, 5.0)]
-    edges = [box((s * wide * 0.46, 0.01, 0), (0.14, 0.012, 240), white) for s in (-1, 1)]
-    things = [moved(road, 0, at, turn, **flags)]
-    things.append(moved(Model(dashes + edges), 0, at, turn, **flags))
-    return things
+    road = [box((0, 0.005, 0), (wide, 0.01, 240), asphalt)]
+    road += [box((0, 0.01, z), (0.14, 0.012, 2.2), white) for z in np.arange(-40, 44, 5.0)]
+    road += [box((s * wide * 0.46, 0.01, 0), (0.14, 0.012, 240), white) for s in (-1, 1)]
+    return [moved(Model(road), 0, at, turn, **flags)]
 
 
 def _daylight(rng: Rng) -> Lighting:

@@ -5,6 +5,7 @@ only the sensor's noise is drawn per pixel, from a generator of its own.
 """
 
 import zlib
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -15,6 +16,7 @@ from mtl_vision.data.synthetic.camera import camera, to_camera
 from mtl_vision.data.synthetic.labels import IGNORE, KINDS
 from mtl_vision.data.synthetic.layout import Scene
 from mtl_vision.data.synthetic.raycast import Geometry, View, cast, geometry
+from mtl_vision.data.synthetic.shapes import Prim
 from mtl_vision.data.synthetic.surface import Surface, directions, surface
 from mtl_vision.errors import DataError, lookup
 
@@ -78,40 +80,52 @@ def render_packed(
             f"{domain} has no {unknown[0]!r} labels; it has {', '.join(KINDS[domain])}."
         )
     cv2.setNumThreads(1)
+    seen = look(domain, scene, size)
+    example = {"id": f"{domain}-{seed:08x}-{index:06d}"}
+    example["image"] = picture(seen, np.random.default_rng((seed, index, 1)))
+    return example | {kind: records.pack(kind, _LABELS[kind](seen)) for kind in wanted}
+
+
+class Seen(NamedTuple):
+    """What the camera sees of a scene, before light and labels."""
+
+    domain: str
+    scene: Scene
+    prims: list[Prim]
+    geometry: Geometry
+    view: View
+    met: Surface
+    objects: np.ndarray  # [H, W] 1 + index of the thing; 0 is the sky
+
+
+def look(domain: str, scene: Scene, size: tuple[int, int]) -> Seen:
+    """Casts the rays of an image of `size`."""
     prims = [p for t in scene.things for p in t.prims]
     geo = geometry(prims)
     view = camera(scene.position, scene.yaw, scene.pitch, scene.roll, scene.focal, size)
-    inverse_depth, index_map = cast(view, geo)
-    met = surface(view, geo, inverse_depth, index_map)
+    inverse_depth, index = cast(view, geo)
+    met = surface(view, geo, inverse_depth, index)
     owner = np.repeat(np.arange(1, len(scene.things) + 1), [len(t.prims) for t in scene.things])
-    objects = np.append(owner, 0).astype(np.int32).take(index_map)  # index -1 is the sky, 0
-    noise = np.random.default_rng((seed, index, 1))
-    example = {"id": f"{domain}-{seed:08x}-{index:06d}"}
-    example["image"] = picture(scene, view, geo, met, noise)
-    for kind in wanted:
-        label = _LABELS[kind](domain, scene, view, met, objects, prims)
-        example[kind] = records.pack(kind, label)
-    return example
+    objects = np.append(owner, 0).astype(np.int32).take(index)  # index -1, the last, is the sky
+    return Seen(domain, scene, prims, geo, view, met, objects)
 
 
-def picture(scene: Scene, view: View, geo: Geometry, met: Surface, noise) -> np.ndarray:
+def picture(seen: Seen, noise: np.random.Generator) -> np.ndarray:
     """The image [H, W, 3] uint8."""
+    scene, view, met = seen.scene, seen.view, seen.met
     H, W = view.size
-    materials = [p.material for t in scene.things for p in t.prims]
-    casts = np.flatnonzero(
-        np.repeat([t.casts for t in scene.things], [len(t.prims) for t in scene.things])
-    )
+    casts = np.repeat([t.casts for t in scene.things], [len(t.prims) for t in scene.things])
     light = np.ones_like(met.distance)
-    if len(casts):
+    if casts.any():
         side = min(H, W)
-        arrives = shading.lit(met, geo, casts, scene.lighting.key_direction, side)
+        key = scene.lighting.key_direction
+        arrives = shading.lit(met, seen.geometry, np.flatnonzero(casts), key, side)
         light = shading.soften(arrives.astype(np.float32), met, (H, W), max(side / 224, 0.6))
-    colour = shading.shade(met, view, materials, scene.lighting, light)
+    colour = shading.shade(met, view, [p.material for p in seen.prims], scene.lighting, light)
     rgb = np.empty((3, H * W), np.float32)
     for channel, value in zip(rgb, colour, strict=True):
         channel[met.where] = value
-    empty = np.ones(H * W, bool)
-    empty[met.where] = False
+    empty = seen.objects.ravel() == 0
     if empty.any():
         rays = tuple(d.ravel()[empty] for d in directions(view))
         rgb[:, empty] = shading.sky_colour(scene.lighting.sky, rays)
@@ -119,46 +133,56 @@ def picture(scene: Scene, view: View, geo: Geometry, met: Surface, noise) -> np.
     return shading.develop(rgb, scene.sensor, noise)
 
 
-def _semseg(domain, scene, view, met, objects, prims) -> np.ndarray:
-    outside = 0 if domain == "synth_pascal" else IGNORE
-    labels = np.array([outside, *(t.label for t in scene.things)], np.uint8).take(objects)
-    if domain == "synth_pascal":  # only objects have borders, not the parts of the background
-        named = np.array([False, *(t.label > 0 for t in scene.things)]).take(objects)
-        return targets.ignore_borders(labels, np.where(named, objects, 0), 3 / 448)
-    return targets.ignore_borders(labels, labels.astype(np.int32), 2 / 448)
+def _of_things(seen: Seen, outside, values: list) -> np.ndarray:
+    """One value per thing, and one for the sky, as a map [H, W]."""
+    return np.array([outside, *values]).take(seen.objects)
 
 
-def _depth(domain, scene, view, met, objects, prims) -> np.ndarray:
-    depth = np.zeros(objects.size, np.float32)
-    depth[met.where] = met.distance
-    blind = np.zeros(objects.size, bool)
-    blind[met.where] = np.array([p.material.blind for p in prims]).take(met.prim)
-    depth, blind = depth.reshape(view.size), blind.reshape(view.size)
-    return np.where(targets.depth_holes(depth, blind, view.focal), np.float32(0), depth)
+def _of_prims(seen: Seen, values: list, dtype) -> np.ndarray:
+    """One value per primitive as a map [H, W], 0 on the sky."""
+    image = np.zeros(seen.objects.size, dtype)
+    image[seen.met.where] = np.array(values, dtype).take(seen.met.prim)
+    return image.reshape(seen.view.size)
 
 
-def _normals(domain, scene, view, met, objects, prims) -> np.ndarray:
-    labelled = np.array([False, *(t.normals for t in scene.things)]).take(objects.ravel())
-    normals = np.zeros((objects.size, 3), np.float32)
-    normals[met.where] = np.stack(to_camera(view, met.normal), 1)
-    normals[~labelled] = 0
-    return normals.reshape(*view.size, 3)
+def _semseg(seen: Seen) -> np.ndarray:
+    things = seen.scene.things
+    if seen.domain == "synth_nyud":
+        labels = _of_things(seen, IGNORE, [t.label for t in things]).astype(np.uint8)
+        return targets.ignore_borders(labels, labels.astype(np.int32), 2 / 448)
+    labels = _of_things(seen, 0, [t.label for t in things]).astype(np.uint8)
+    # Only objects have borders, not the parts of the background.
+    return targets.ignore_borders(labels, np.where(labels > 0, seen.objects, 0), 3 / 448)
 
 
-def _edge(domain, scene, view, met, objects, prims) -> np.ndarray:
+def _depth(seen: Seen) -> np.ndarray:
+    depth = np.zeros(seen.objects.size, np.float32)
+    depth[seen.met.where] = seen.met.distance
+    depth = depth.reshape(seen.view.size)
+    blind = _of_prims(seen, [p.material.blind for p in seen.prims], bool)
+    return np.where(targets.depth_holes(depth, blind, seen.view.focal), np.float32(0), depth)
+
+
+def _normals(seen: Seen) -> np.ndarray:
+    normals = np.zeros((seen.objects.size, 3), np.float32)
+    normals[seen.met.where] = np.stack(to_camera(seen.view, seen.met.normal), 1)
+    normals = normals.reshape(*seen.view.size, 3)
+    normals[~_of_things(seen, False, [t.normals for t in seen.scene.things])] = 0
+    return normals
+
+
+def _edge(seen: Seen) -> np.ndarray:
     # Squares, so that no three object numbers are evenly spaced and cancel in the Laplacian.
-    return boundaries.boundaries(objects.astype(np.int64) ** 2)
+    return boundaries.boundaries(seen.objects.astype(np.int64) ** 2)
 
 
-def _sal(domain, scene, view, met, objects, prims) -> np.ndarray:
-    things = np.array([False, *(t.salient for t in scene.things)])
-    return targets.salient(objects, things)
+def _sal(seen: Seen) -> np.ndarray:
+    things = np.array([False, *(t.salient for t in seen.scene.things)])
+    return targets.salient(seen.objects, things)
 
 
-def _human_parts(domain, scene, view, met, objects, prims) -> np.ndarray:
-    parts = np.zeros(objects.size, np.uint8)
-    parts[met.where] = np.array([p.part for p in prims], np.uint8).take(met.prim)
-    return parts.reshape(view.size)
+def _human_parts(seen: Seen) -> np.ndarray:
+    return _of_prims(seen, [p.part for p in seen.prims], np.uint8)
 
 
 _LABELS = {

@@ -91,7 +91,7 @@ def render_all(
 
     count = len(source)
     if processes is None:
-        processes = min(os.cpu_count() or 1, -(-count // 4))
+        processes = min(os.cpu_count() or 1, count // 16)
     label = f"{source.domain} {source.split}"
     with tqdm(total=count, desc=label, unit="image", disable=quiet or count == 0) as bar:
         if processes > 1:
