@@ -31,9 +31,9 @@ def get_config() -> mlc.ConfigDict:
 
     c.backbone = dict(
         name="swin",
-        embed=32,
-        depths=(2, 2, 2, 2),
-        heads=(1, 2, 4, 8),
+        embed=48,
+        depths=(2, 2, 4),
+        heads=(2, 4, 8),
         window=7,
         drop_path=0.0,
         taps="stage",

@@ -1,6 +1,8 @@
 """How every script starts and fails: one line on stderr and exit code 1, or a clean exit."""
 
 import logging
+import os
+import pathlib
 import re
 import sys
 from collections.abc import Callable, Mapping
@@ -31,6 +33,8 @@ def fail(message: object) -> NoReturn:
 
 def start(main: Callable[[], None], argv: list[str] | None = None) -> None:
     """Parses the flags, then runs `main`; what a user can cause ends as one line and exit 1."""
+    # Programs compiled once serve the next start of the same run, and its evaluation.
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_folder() / "jax"))
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     argv = sys.argv if argv is None else argv
     try:
@@ -45,6 +49,12 @@ def start(main: Callable[[], None], argv: list[str] | None = None) -> None:
         fail(e)
     except KeyboardInterrupt:
         fail("interrupted; start the same command again to go on from the last checkpoint.")
+
+
+def cache_folder() -> pathlib.Path:
+    """Returns the folder for what can be made again: ``$XDG_CACHE_HOME/mtl_vision``."""
+    base = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    return pathlib.Path(base) / "mtl_vision"
 
 
 def config_value(holder: flags.FlagHolder) -> Mapping[str, Any]:

@@ -1,7 +1,10 @@
 """One state, one split: the metrics of every task, and what they look like."""
 
+import contextlib
 import pathlib
+import queue
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -10,6 +13,7 @@ from PIL import Image
 
 from mtl_vision import build, metrics, parallel
 from mtl_vision.config import Config
+from mtl_vision.metrics import boundary
 from mtl_vision.tasks import Task
 from mtl_vision.train import setup
 from mtl_vision.train.log import table, write_json
@@ -71,29 +75,40 @@ class Evaluator:
 
     def _dataset(self, name, params, result, split, limit, final, sheets):
         group = self.groups[name]
-        totals = {task.kind: {} for task in group}
-        flat = {task.kind: {} for task in group if task.constant}
+        totals, flat = ({task.kind: {} for task in group} for _ in range(2))
         rows, images = [], 0
-        for host, sums, preds in self._batches(name, params, split, limit):
-            totals = {kind: metrics.add(t, sums[kind]) for kind, t in totals.items()}
-            if final:
-                part = self.constants[name](host["labels"], host["masks"], host["valid"])
-                flat = {kind: metrics.add(t, part[kind]) for kind, t in flat.items()}
-            rows += draw(host, preds, group, sheets - images)
-            images += int(host["valid"].sum())
-        for task in group:
-            put(result.metrics, task.name, task.metric.finish(totals[task.kind]))
-            if final and task.constant:
-                put(result.constant, task.name, task.constant.finish(flat[task.kind]))
+        with contextlib.ExitStack() as stack:
+            edges = [
+                stack.enter_context(Edges(task, self.cfg.eval.workers))
+                for task in group
+                if final and task.kind == "edge"
+            ]
+            for host, sums, constants, preds in self._batches(name, params, split, limit, final):
+                totals = {kind: metrics.add(t, sums[kind]) for kind, t in totals.items()}
+                if final:
+                    flat = {kind: metrics.add(t, constants[kind]) for kind, t in flat.items()}
+                for matcher in edges:
+                    matcher.add(host, preds["edge"])
+                rows += draw(host, preds, group, sheets - images)
+                images += int(host["valid"].sum())
+            for task in group:
+                put(result.metrics, task.name, task.metric.finish(totals[task.kind]))
+                if final and task.constant:
+                    put(result.constant, task.name, task.constant.finish(flat[task.kind]))
+            for matcher in edges:
+                matcher.finish(result)
         result.images[name] = images
         if rows:
             result.sheets[name] = panels.sheet(rows)
 
-    def _batches(self, name: str, params: tuple, split: str, limit: int) -> Iterator[tuple]:
-        """Yields (host batch, metric sums, predictions), one batch behind the device."""
+    def _batches(self, name, params, split, limit, final) -> Iterator[tuple]:
+        """Yields (host batch, sums, constants' sums, predictions), one batch behind the device."""
         waiting = None
         for host, _ in build.eval_batches(self.cfg, name, split, limit):
-            now = host, *self.steps[name](*params, parallel.to_global(host, self.mesh))
+            batch = parallel.to_global(host, self.mesh)
+            sums, preds = self.steps[name](*params, batch)
+            constants = self.constants[name](batch) if final else {}
+            now = host, sums, constants, preds
             if waiting:
                 yield fetched(*waiting)
             waiting = now
@@ -101,9 +116,53 @@ class Evaluator:
             yield fetched(*waiting)
 
 
-def fetched(host: Any, sums: Any, preds: Any) -> tuple:
+def fetched(host: Any, sums: Any, constants: Any, preds: Any) -> tuple:
     """Returns the host batch and, as numpy arrays, the sums and this host's predictions."""
-    return host, jax.device_get(sums), jax.tree.map(parallel.local_rows, preds)
+    return host, *jax.device_get((sums, constants)), jax.tree.map(parallel.local_rows, preds)
+
+
+class Edges:
+    """Matches predicted with true edges in other processes while the device goes on.
+
+    Beside every prediction stands the constant one, edges everywhere.
+    """
+
+    def __init__(self, task: Task, workers: int):
+        """Matches for `task` in `workers` processes, 0 for none."""
+        self.task = task
+        self.pairs: queue.Queue = queue.Queue(maxsize=64)
+        self.pool = ThreadPoolExecutor(1)
+        self.counts = self.pool.submit(
+            boundary.evaluate, iter(self.pairs.get, None), workers=workers, max_dist=task.max_dist
+        )
+
+    def add(self, host: Any, probability: np.ndarray) -> None:
+        """Adds the valid rows of a batch; `probability` is uint8 ``[B, H, W]``."""
+        for b in np.flatnonzero(host["valid"]):
+            truth, mask = host["labels"]["edge"][b], host["masks"]["edge"][b]
+            for shown in (probability[b], np.full_like(probability[b], 255)):
+                self._put((shown, truth, mask))
+
+    def _put(self, pair: Any) -> None:
+        while not self.counts.done():
+            try:
+                return self.pairs.put(pair, timeout=0.1)
+            except queue.Full:
+                continue
+
+    def finish(self, result: Result) -> None:
+        """Waits for all, and adds the scores."""
+        self._put(None)
+        counts = self.counts.result()
+        for scores, own in ((result.metrics, counts[0::2]), (result.constant, counts[1::2])):
+            put(scores, self.task.name, boundary.ods(own))
+
+    def __enter__(self) -> "Edges":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._put(None)
+        self.pool.shutdown()
 
 
 def draw(host: Any, preds: Any, group: Sequence[Task], count: int) -> list:
@@ -130,11 +189,13 @@ def put(table: dict[str, float], name: str, values: Mapping[str, float]) -> None
 def jit_constant(mesh: jax.sharding.Mesh, group: Sequence[Task]) -> Callable[..., Any]:
     """Compiles the sums behind the best constant predictions of a dataset's tasks."""
 
-    def sums(labels, masks, valid):
+    def sums(batch):
+        labels, masks = batch["labels"], batch["masks"]
         return {
-            t.kind: t.constant.sums(labels[t.kind], masks[t.kind], valid)
-            for t in group
+            t.kind: t.constant.sums(labels[t.kind], masks[t.kind], batch["valid"])
             if t.constant
+            else {}
+            for t in group
         }
 
     replicated = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())

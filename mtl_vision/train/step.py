@@ -229,13 +229,15 @@ def eval_step(
 
 
 def compact(task: Task, pred: jax.Array) -> jax.Array:
-    """Returns what `tasks.post` does in few bytes: classes and, times 255, probabilities uint8.
+    """Returns what `tasks.post` does in few bytes.
 
+    Classes are uint8, and so are probabilities, times 255 and rounded towards zero as in the files
+    that SEISM reads.
     Depth (metres) and normals are float16.
     """
     shown = tasks.post(task, pred)
     if task.kind in ("edge", "sal"):
-        return jnp.round(255 * shown).astype(jnp.uint8)
+        return (255 * shown).astype(jnp.uint8)
     return shown.astype(jnp.float16) if task.kind in ("depth", "normals") else shown
 
 
