@@ -5,7 +5,7 @@ import os
 import pathlib
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NoReturn
 
 from absl import flags
@@ -31,8 +31,16 @@ def fail(message: object) -> NoReturn:
     sys.exit(1)
 
 
-def start(main: Callable[[], None], argv: list[str] | None = None) -> None:
-    """Parses the flags, then runs `main`; what a user can cause ends as one line and exit 1."""
+def start(
+    main: Callable[..., None], argv: list[str] | None = None, *, commands: Collection[str] = ()
+) -> None:
+    """Parses the flags, then runs `main`; what a user can cause ends as one line and exit 1.
+
+    Args:
+      main: without arguments, or of one command if there are `commands`.
+      argv: the command line.
+      commands: words of which the command line must hold exactly one.
+    """
     # Programs compiled once serve the next start of the same run, and its evaluation.
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_folder() / "jax"))
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
@@ -41,10 +49,12 @@ def start(main: Callable[[], None], argv: list[str] | None = None) -> None:
         rest = flags.FLAGS(argv)[1:]
     except FLAG_ERRORS as e:
         fail(explain(e, argv))
-    if rest:
+    if commands and (len(rest) != 1 or rest[0] not in commands):
+        fail(f"give one of {', '.join(commands)}, not {' '.join(rest) or 'none'}.")
+    if rest and not commands:
         fail(f"unexpected argument {rest[0]!r}; options are written --name=value.")
     try:
-        main()
+        main(*rest)
     except UserError as e:
         fail(e)
     except KeyboardInterrupt:

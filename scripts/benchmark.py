@@ -1,0 +1,267 @@
+r"""Measures, side by side in one run, and prints the ratio to what it is compared to.
+
+  python scripts/benchmark.py step    --config configs/quickstart.py   # compile, step, dispatch
+  python scripts/benchmark.py input   [--against plain]                # transforms, images/s/core
+  python scripts/benchmark.py metrics [--against plain]                # meters, ms per image
+  python scripts/benchmark.py edges                                    # odsF, ms per image
+  python scripts/benchmark.py render                                   # SynthScenes, ms per image
+
+Times are medians over `--repeats`: of a step in wall time, of all else in processor time.
+`plain` is the textbook form of the same work: one map or class or threshold at a time.
+"""
+
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from importlib import metadata
+
+import numpy as np
+from absl import flags
+from ml_collections import config_flags
+
+from mtl_vision import cli
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "Config of the step.", lock_config=True)
+REPEATS = flags.DEFINE_integer("repeats", 20, "Runs that are timed.", lower_bound=1)
+AGAINST = flags.DEFINE_enum("against", "", ["", "plain"], "What to compare with.")
+SIDE = flags.DEFINE_integer("side", 448, "Pixels of a side, for input, metrics, edges, render.")
+
+
+def timed(*functions: Callable[[], object], clock=time.process_time) -> list[float]:
+    """Returns each function's median seconds; they take turns, after one run that is not timed.
+
+    By default seconds of processor time, over all cores; what is per core does not depend on
+    what else the machine does.
+    """
+    seconds: list[list[float]] = [[] for _ in functions]
+    for function in functions:
+        function()
+    for _ in range(REPEATS.value):
+        for function, found in zip(functions, seconds, strict=True):
+            start = clock()
+            function()
+            found.append(clock() - start)
+    return [statistics.median(found) for found in seconds]
+
+
+def compared(what: str, unit: str, scale: float, ours: Callable, plain: Callable) -> None:
+    """Prints one line, with the ratio if there is something to compare with."""
+    if not AGAINST.value:
+        (a,) = timed(ours)
+        print(f"{what}: {a * scale:.3g} {unit}")
+        return
+    a, b = timed(ours, plain)
+    print(f"{what}: {a * scale:.3g} {unit}, plain {b * scale:.3g} {unit}, ratio {a / b:.2f}")
+
+
+def step() -> None:
+    """Compiles a config's step and runs it on random numbers."""
+    import jax
+
+    from mtl_vision.check import check
+    from mtl_vision.train import plan, setup
+
+    jax.config.update("jax_enable_compilation_cache", False)
+    cfg = check(cli.config_value(CONFIG))
+    start = time.perf_counter()
+    mesh, made = setup.start(cfg)
+    jax.block_until_ready(made.state)
+    print(f"model and state: {time.perf_counter() - start:.2f} s")
+    train_step = setup.train_step(cfg, mesh, made)
+    batch = random_batch(plan.batch_shapes(cfg, mesh))
+    start = time.perf_counter()
+    compiled = train_step.lower(made.state, batch).compile()
+    print(f"compile: {time.perf_counter() - start:.2f} s")
+    for name, value in plan.cost(compiled, mesh):
+        print(f"{name}: {value}")
+    state = made.state
+
+    def run() -> None:
+        nonlocal state
+        state, out = train_step(state, batch)
+        jax.block_until_ready(out)
+
+    (seconds,) = timed(run, clock=time.perf_counter)
+    images = sum(data.batch for data in cfg.datasets.values())
+    print(f"step: {seconds * 1e3:.4g} ms, {images / seconds:.4g} images/s")
+    print(f"compilations of the step: {train_step._cache_size()}")
+
+    # The same arguments and results around an empty program: what a call costs in Python.
+    empty = jax.jit(lambda state, batch: state, donate_argnums=0)
+
+    def call() -> None:
+        nonlocal state
+        state = empty(state, batch)
+
+    (seconds,) = timed(call, clock=time.perf_counter)
+    print(f"dispatch: {seconds * 1e3:.3g} ms for {len(jax.tree.leaves(state))} leaves")
+
+
+def random_batch(shapes):
+    """Returns a batch of the given shapes that is valid everywhere."""
+    import jax
+
+    rng = np.random.default_rng(0)
+
+    def fill(shape):
+        if shape.dtype == bool:
+            value = np.ones(shape.shape, bool)
+        elif shape.dtype == np.uint8:
+            value = rng.integers(0, 2, shape.shape, np.uint8)
+        else:
+            value = rng.standard_normal(shape.shape, np.float32)
+        return jax.device_put(value, shape.sharding)
+
+    return jax.tree.map(fill, shapes)
+
+
+def example(height: int = 375, width: int = 500) -> dict:
+    """Returns an example of PASCAL's size with five labels."""
+    from mtl_vision.data.synthetic import render
+
+    kinds = ("semseg", "normals", "edge", "sal", "human_parts")
+    return render("synth_pascal", "test", 0, (height, width), kinds)
+
+
+def inputs() -> None:
+    """Times the training transforms of both protocols on one thread."""
+    import cv2
+
+    from mtl_vision.data import transforms
+
+    cv2.setNumThreads(1)
+    np.empty(31 << 20, np.uint8)  # as the pipeline does, see data.pipeline
+    one, rng = example(), np.random.default_rng(0)
+    kinds, size = tuple(k for k in one if k not in ("id", "image")), (SIDE.value,) * 2
+    for protocol, augment in (("A", transforms.A_PASCAL), ("B", transforms.B)):
+        transform = transforms.train_transform(protocol, size=size, kinds=kinds, augment=augment)
+        what = f"protocol {protocol}, {SIDE.value}x{SIDE.value}, {len(kinds)} labels"
+        plain = plain_protocol_a if protocol == "A" and AGAINST.value else None
+        if plain:
+            compared(
+                what,
+                "ms/image",
+                1e3,
+                lambda t=transform: t(one, rng),
+                lambda: plain_protocol_a(one, rng, SIDE.value),
+            )
+        else:
+            (seconds,) = timed(lambda t=transform: t(one, rng))
+            print(f"{what}: {seconds * 1e3:.3g} ms/image, {1 / seconds:.3g} images/s")
+
+
+def plain_protocol_a(one: dict, rng: np.random.Generator, side: int) -> dict:
+    """Protocol A, each map in float32 by itself."""
+    import cv2
+
+    maps = {k: np.asarray(v, np.float32) for k, v in one.items() if k != "id"}
+    if rng.random() < 0.5:
+        maps = {k: v[:, ::-1].copy() for k, v in maps.items()}
+        maps["normals"][..., 0] *= -1
+    height, width = one["image"].shape[:2]
+    turn = cv2.getRotationMatrix2D(
+        (width / 2, height / 2), 40 * rng.random() - 20, 0.75 + 0.5 * rng.random()
+    )
+    out = {}
+    for name, value in maps.items():
+        smooth = name in ("image", "normals")
+        method = cv2.INTER_CUBIC if smooth else cv2.INTER_NEAREST
+        value = cv2.warpAffine(value, turn, (width, height), flags=method)
+        value = cv2.resize(value, (side, side), interpolation=method)
+        if name == "normals":
+            value /= np.linalg.norm(value, axis=-1, keepdims=True) + 2.2e-16
+        out[name] = value
+    mean, std = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
+    out["image"] = (np.clip(out["image"], 0, 255) / 255 - mean) / std
+    return out
+
+
+def meters() -> None:
+    """Times the four meters of protocol B together on one image."""
+    import jax
+
+    from mtl_vision.data import DATASETS
+
+    tasks = DATASETS["synth_pascal"].tasks("B")
+    kinds = ("semseg", "normals", "sal", "human_parts")
+    side, rng = SIDE.value, np.random.default_rng(0)
+    one = example(side, side)
+    preds = {k: rng.standard_normal((1, side, side, tasks[k].channels), np.float32) for k in kinds}
+    labels = {k: one[k][None] for k in kinds}
+    masks = {k: np.ones((1, side, side), bool) for k in kinds}
+    masks["semseg"] = labels["semseg"] != 255
+    masks["normals"] = np.abs(labels["normals"]).sum(-1) > 0
+    valid = np.ones(1, bool)
+    sums = jax.jit(
+        lambda preds: {k: tasks[k].metric.sums(preds[k], labels[k], masks[k], valid) for k in kinds}
+    )
+    on_device = jax.device_put(preds)
+    compared(
+        f"semseg, human_parts, sal and normals at {side}x{side}",
+        "ms/image",
+        1e3,
+        lambda: jax.block_until_ready(sums(on_device)),
+        lambda: plain_meters(preds, labels, masks),
+    )
+
+
+def plain_meters(preds: dict, labels: dict, masks: dict) -> None:
+    """The same sums class by class and threshold by threshold, in numpy."""
+    for kind in ("semseg", "human_parts"):
+        shown, label, mask = preds[kind].argmax(-1), labels[kind], masks[kind]
+        for c in range(preds[kind].shape[-1]):
+            a, b = (shown == c) & mask, (label == c) & mask
+            (a & b).sum(), (a & ~b).sum(), (~a & b).sum()
+    x = preds["sal"]
+    p, label = 1 / (1 + np.exp(x[..., 0] - x[..., 1])), labels["sal"] == 1
+    for t in [*np.linspace(0.2, 0.9, 15), *np.arange(1, 20) / 20]:
+        mask = p > t
+        (mask & label).sum(), mask.sum(), label.sum(), (mask | label).sum()
+    n, g = preds["normals"], labels["normals"]
+    n = n / np.maximum(np.linalg.norm(n, axis=-1, keepdims=True), 1e-12)
+    away, along = (np.linalg.norm(v, axis=-1) for v in (n - g, n + g))
+    angle = np.degrees(2 * np.arctan2(away, along))[masks["normals"]]
+    angle.sum(), (angle**2).sum(), np.median(angle)
+    for limit in (11.25, 22.5, 30):
+        (angle < limit).sum()
+
+
+def edges() -> None:
+    """Times the matching behind odsF on one soft prediction."""
+    import cv2
+
+    from mtl_vision.metrics import boundary
+
+    truth = example(SIDE.value, SIDE.value)["edge"]
+    noise = np.random.default_rng(0).random(truth.shape, np.float32)
+    soft = cv2.GaussianBlur(truth.astype(np.float32) * 3 + 0.3 * noise, (0, 0), 1.5)
+    shown = (255 * np.clip(soft, 0, 1)).astype(np.uint8)
+    (seconds,) = timed(lambda: boundary.match_counts(shown, truth, max_dist=0.0075))
+    print(f"odsF at {SIDE.value}x{SIDE.value}: {seconds * 1e3:.4g} ms/image and core")
+
+
+def scenes() -> None:
+    """Times rendering with all labels."""
+    from mtl_vision.data.synthetic import render
+    from mtl_vision.data.synthetic.labels import DOMAINS
+
+    side = SIDE.value
+    for domain in DOMAINS:
+        size = (side, side) if domain == "synth_pascal" else (side * 7 // 8, side * 9 // 8)
+        index = iter(range(10**9))
+        (seconds,) = timed(lambda d=domain, s=size, i=index: render(d, "train", next(i), s))
+        print(f"{domain} {size[0]}x{size[1]}: {seconds * 1e3:.4g} ms/image and core")
+
+
+COMMANDS = {"step": step, "input": inputs, "metrics": meters, "edges": edges, "render": scenes}
+
+
+def main(command: str) -> None:
+    versions = ", ".join(f"{p} {metadata.version(p)}" for p in ("jax", "flax", "numpy"))
+    print(f"Python {platform.python_version()}, {versions}, {platform.machine()}")
+    COMMANDS[command]()
+
+
+if __name__ == "__main__":
+    cli.start(main, commands=COMMANDS)
