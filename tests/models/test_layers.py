@@ -120,3 +120,19 @@ def test_attention_with_bias_by_hand():
     bias = jnp.array([[0.0, -jnp.inf], [np.log(3.0), 0.0]])
     # First token sees itself only; the second weighs 3 : 1.
     np.testing.assert_allclose(layers.attend(q, k, v, bias)[0, :, 0], [1.0, 1.5], rtol=1e-6)
+
+
+@pytest.mark.devices8
+def test_batch_norm_takes_the_statistics_of_the_global_batch():
+    x = 3 + 2 * jax.random.normal(KEY, (8, 4, 4, 2))
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+
+    @jax.jit
+    def train(x):
+        norm = layers.BatchNorm(2)
+        y = norm(x, key=KEY)
+        return y, norm.mean[...], norm.var[...]
+
+    for actual, expected in zip(train(jax.device_put(x, rows)), train(x), strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)

@@ -163,3 +163,21 @@ def test_the_table_adds_up():
     assert name == "total" and sum(count for _, count in rows) == total
     assert total == sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
     assert dict(rows)["decoder/heads/b"] > 0
+
+
+def test_gradients_of_all_tasks_at_once_equal_that_of_one():
+    fields = dict(channels=8, depth=2, heads=2, patch=8, taps=(2,), scan=True, remat="block")
+    model = build("vit", drop_path=0.2, **fields)
+    graphdef, *trees = mtl.split(model, dict.fromkeys(mtl.parameters(model), True))
+
+    def losses(trainable):
+        out = mtl.merge(graphdef, trainable, *trees[1:])(image(16, 16), dataset="a", key=KEY)
+        return jnp.stack([jnp.square(out[kind]).mean() for kind in ("semseg", "normals")])
+
+    @jax.jit
+    def rows(trainable):
+        return jax.jacrev(losses)(trainable), jax.grad(lambda p: losses(p)[1])(trainable)
+
+    together, second = rows(trees[0])
+    for a, b in zip(jax.tree.leaves(together), jax.tree.leaves(second), strict=True):
+        np.testing.assert_allclose(a[1], b, rtol=1e-4, atol=1e-6)
