@@ -140,7 +140,7 @@ class Edges:
         """Adds the valid rows of a batch; `probability` is uint8 ``[B, H, W]``."""
         for b in np.flatnonzero(host["valid"]):
             truth, mask = host["labels"]["edge"][b], host["masks"]["edge"][b]
-            for shown in (probability[b], np.full_like(probability[b], 255)):
+            for shown in (probability[b], None):
                 self._put((shown, truth, mask))
 
     def _put(self, pair: Any) -> None:
