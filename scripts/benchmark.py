@@ -59,6 +59,7 @@ def step() -> None:
     """Compiles a config's step and runs it on random numbers."""
     import jax
 
+    from mtl_vision import parallel
     from mtl_vision.check import check
     from mtl_vision.train import plan, setup
 
@@ -88,7 +89,13 @@ def step() -> None:
     print(f"compilations of the step: {train_step._cache_size()}")
 
     # The same arguments and results around an empty program: what a call costs in Python.
-    empty = jax.jit(lambda state, batch: state, donate_argnums=0)
+    places = (made.shardings, parallel.batch_sharding(mesh))
+    empty = jax.jit(
+        lambda state, batch: state,
+        in_shardings=places,
+        out_shardings=made.shardings,
+        donate_argnums=0,
+    )
 
     def call() -> None:
         nonlocal state

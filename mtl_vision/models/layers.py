@@ -51,6 +51,10 @@ def expand(x: jax.Array, ndim: int) -> jax.Array:
     return jax.lax.expand_dims(x, range(ndim - x.ndim))
 
 
+class TaskParam(nnx.Param):
+    """A parameter whose leading axis is the tasks, in their order; each owns its slice."""
+
+
 class Identity(nnx.Module):
     """Returns its input; a place for adapters to stand in."""
 
@@ -160,13 +164,15 @@ class BatchNorm(nnx.Module):
 
     With a key: statistics of this call, which is the global batch under `jax.jit`, and the
     running ones move by a tenth, the variance as the unbiased estimate. Without: the running ones.
+    With `tasks`, parameters are ``[T, C]`` and inputs ``[..., T, C]``: one norm per task.
     """
 
-    def __init__(self, channels: int, *, eps: float = 1e-5, dtype: Dtype = None):
-        self.scale = nnx.Param(jnp.ones(channels, jnp.float32))
-        self.bias = nnx.Param(jnp.zeros(channels, jnp.float32))
-        self.mean = nnx.BatchStat(jnp.zeros(channels, jnp.float32))
-        self.var = nnx.BatchStat(jnp.ones(channels, jnp.float32))
+    def __init__(self, channels: int, *, tasks: int = 0, eps: float = 1e-5, dtype: Dtype = None):
+        shape, kind = ((tasks, channels), TaskParam) if tasks else ((channels,), nnx.Param)
+        self.scale = kind(jnp.ones(shape, jnp.float32))
+        self.bias = kind(jnp.zeros(shape, jnp.float32))
+        self.mean = nnx.BatchStat(jnp.zeros(shape, jnp.float32))
+        self.var = nnx.BatchStat(jnp.ones(shape, jnp.float32))
         self.eps, self.dtype = eps, dtype
 
     def __call__(self, x: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
@@ -177,10 +183,10 @@ class BatchNorm(nnx.Module):
         return y.astype(compute_type(self.dtype, self.scale))
 
     def _batch(self, x):
-        axes = tuple(range(x.ndim - 1))
+        axes = tuple(range(x.ndim - self.scale.ndim))
         mean = x.mean(axes)
         var = jnp.square(x - expand(mean, x.ndim)).mean(axes)
-        count = x.size // x.shape[-1]
+        count = x.size // mean.size
         unbiased = var * (count / max(count - 1, 1))
         for running, batch in ((self.mean, mean), (self.var, unbiased)):
             running[...] += 0.1 * (jax.lax.stop_gradient(batch) - running[...])

@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from mtl_vision.errors import ConfigError
-from mtl_vision.models import mtl
+from mtl_vision.models import convolution, mtl
 from mtl_vision.models.decoders import DECODERS
 
 KEY = jax.random.key(0)
@@ -53,9 +53,8 @@ def test_a_stream_feeds_its_own_task(name):
         assert jnp.abs(actual - run(decoder, trunk, None, dataset="pascal")[kind]).max() > 1e-3
 
 
-@pytest.mark.parametrize("name", DECODERS)
-def test_a_task_touches_its_own_head_only(name):
-    decoder = build(name)
+def gradient_of_normals(decoder):
+    """Gradient of pascal's normals, the second of its tasks, by all parameters."""
     trainable = dict.fromkeys(mtl.parameters(decoder), True)
     graphdef, parameters, frozen, stats = mtl.split(decoder, trainable)
 
@@ -66,9 +65,22 @@ def test_a_task_touches_its_own_head_only(name):
         return jnp.square(model(pyramid(2), None, dataset="pascal", key=KEY)["normals"]).sum()
 
     heads = grad(parameters)["heads"]
-    assert all(jnp.abs(g).max() > 0 for g in jax.tree.leaves(heads["pascal"]["normals"]["predict"]))
-    for other in (heads["pascal"]["semseg"], heads["nyud"]):
-        assert all(jnp.abs(g).max() == 0 for g in jax.tree.leaves(other))
+    assert all(jnp.abs(g).max() == 0 for g in jax.tree.leaves(heads["nyud"]))
+    return heads["pascal"]
+
+
+def test_hrnet_tasks_touch_their_own_head_only():
+    heads = gradient_of_normals(build("hrnet"))
+    assert all(jnp.abs(g).max() > 0 for g in jax.tree.leaves(heads["normals"]["predict"]))
+    assert all(jnp.abs(g).max() == 0 for g in jax.tree.leaves(heads["semseg"]))
+
+
+def test_conv_tasks_touch_their_own_slices_only():
+    heads = gradient_of_normals(build("conv"))
+    for stacked in (heads["mix"], heads["mix_norm"]["scale"], heads["mix_norm"]["bias"]):
+        assert jnp.abs(stacked[0]).max() == 0 < jnp.abs(stacked[1]).max()
+    assert all(jnp.abs(g).max() == 0 for g in jax.tree.leaves(heads["predict"]["semseg"]))
+    assert all(jnp.abs(g).max() > 0 for g in jax.tree.leaves(heads["project"]))
 
 
 @pytest.mark.parametrize("name", DECODERS)
@@ -93,17 +105,21 @@ def test_a_dataset_without_heads_is_named(name):
         build(name)(pyramid(2), None, dataset="pascall")
 
 
-def test_conv_joins_levels_as_one_convolution_of_the_concatenation_would():
-    head, levels = build("conv", width=5).heads["nyud"]["depth"], pyramid(2)
+def test_conv_equals_one_head_per_task_on_the_concatenated_levels():
+    heads, levels = build("conv", width=5).heads["pascal"], pyramid(2)
 
     @jax.jit
     def expected(levels):
         wide = [jax.image.resize(x, (2, 6, 8, x.shape[-1]), "bilinear") for x in levels]
-        kernel = jnp.concatenate([project.kernel[0, 0] for project in head.project])
-        x = jax.nn.relu(head.join_norm(jnp.concatenate(wide, -1) @ kernel))
-        return head.predict(jax.nn.relu(head.mix_norm(head.mix(x))))
+        kernel = jnp.concatenate([project.kernel[0, 0] for project in heads.project])
+        x = jax.nn.relu(heads.join_norm(jnp.concatenate(wide, -1) @ kernel))
+        mixed = [convolution.conv(x, heads.mix[t], padding=1) for t in range(2)]
+        x = jax.nn.relu(heads.mix_norm(jnp.stack(mixed, -2)))
+        return {k: heads.predict[k](x[..., t, :]) for t, k in enumerate(OUTPUTS["pascal"])}
 
-    np.testing.assert_allclose(run(head, levels), expected(levels), atol=1e-5)
+    actual = run(heads, levels, None)
+    for kind, y in expected(levels).items():
+        np.testing.assert_allclose(actual[kind], y, atol=1e-5)
 
 
 def test_hrnet_needs_a_width_per_level():

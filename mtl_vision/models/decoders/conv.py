@@ -3,23 +3,35 @@
 from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
-from mtl_vision.models.decoders.per_task import Outputs, PerTask
-from mtl_vision.models.layers import BatchNorm, Conv, Dtype
+from mtl_vision.models import convolution
+from mtl_vision.models.decoders.per_task import Outputs, check_dataset
+from mtl_vision.models.layers import (
+    BatchNorm,
+    Conv,
+    Dtype,
+    Linear,
+    TaskParam,
+    compute_type,
+    torch_uniform,
+)
 from mtl_vision.models.resize import resize
 
 
-class ConvHead(nnx.Module):
-    """Pyramid ``[[B, h, w, C], ...]`` -> ``[B, h, w, K]`` on the grid of the finest level.
+class ConvHeads(nnx.Module):
+    """The heads of one dataset, on the grid of the finest level.
 
-    Joins the levels by 1x1 convolutions, looks around with a 3x3 one and predicts.
+    1x1 convolutions join the levels once for all tasks; then every task looks around with a 3x3
+    convolution of its own and predicts. The 3x3 ones are stacked: on a trunk they are one dense
+    convolution, three times as fast on a CPU as one per task, and compile as one.
     """
 
     def __init__(
         self,
         channels: Sequence[int],
-        out: int,
+        kinds: dict[str, int],
         *,
         width: int,
         dtype: Dtype = None,
@@ -29,18 +41,79 @@ class ConvHead(nnx.Module):
             [Conv(c, width, 1, bias=False, dtype=dtype, rngs=rngs) for c in channels]
         )
         self.join_norm = BatchNorm(width, dtype=dtype)
-        self.mix = Conv(width, width, 3, bias=False, dtype=dtype, rngs=rngs)
-        self.mix_norm = BatchNorm(width, dtype=dtype)
-        self.predict = Conv(width, out, 1, dtype=dtype, rngs=rngs)
+        init = torch_uniform(9 * width)
+        self.mix = TaskParam(init(rngs.params(), (len(kinds), 3, 3, width, width), jnp.float32))
+        self.mix_norm = BatchNorm(width, tasks=len(kinds), dtype=dtype)
+        predict = torch_uniform(width)
+        self.predict = nnx.Dict(
+            {
+                kind: Linear(width, out, init=predict, bias_init=predict, dtype=dtype, rngs=rngs)
+                for kind, out in kinds.items()
+            }
+        )
+        self.kinds, self.dtype = tuple(kinds), dtype
 
-    def __call__(self, levels: Sequence[jax.Array], *, key: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self,
+        trunk: Sequence[jax.Array] | None,
+        streams: Sequence[jax.Array] | None,
+        *,
+        key: jax.Array | None = None,
+    ) -> dict[str, jax.Array]:
+        """``[[B, h, w, C], ...]`` or ``[[T, B, h, w, C], ...]`` -> ``{kind: [B, h, w, K]}``."""
+        levels = trunk if streams is None else streams
         # A 1x1 convolution of the resized, concatenated levels is the sum of the levels' own,
         # resized afterwards: the same function on smaller maps.
         size = levels[0].shape[-3:-1]
         x = sum(resize(project(x), size) for project, x in zip(self.project, levels, strict=True))
         x = jax.nn.relu(self.join_norm(x, key=key))
-        x = jax.nn.relu(self.mix_norm(self.mix(x), key=key))
-        return self.predict(x)
+        kernels = self.mix.astype(compute_type(self.dtype, self.mix))
+        mix = _mix_trunk if streams is None else _mix_streams
+        x = jax.nn.relu(self.mix_norm(mix(x, kernels), key=key))  # [B, h, w, T, W]
+        return {kind: self.predict[kind](x[..., t, :]) for t, kind in enumerate(self.kinds)}
+
+
+def _mix_trunk(x, kernels):  # [B, h, w, W], [T, 3, 3, W, W] -> [B, h, w, T, W]
+    T, *_, W = kernels.shape
+    dense = jnp.moveaxis(kernels, 0, 3).reshape(3, 3, W, T * W)
+    return convolution.conv(x, dense, padding=1).reshape(*x.shape[:3], T, W)
+
+
+def _mix_streams(x, kernels):  # [T, B, h, w, W], [T, 3, 3, W, W] -> [B, h, w, T, W]
+    pairs = zip(x, kernels, strict=True)
+    return jnp.stack([convolution.conv(u, kernel, padding=1) for u, kernel in pairs], -2)
+
+
+class ConvDecoder(nnx.Module):
+    """`ConvHeads` for every dataset; see `conv`."""
+
+    def __init__(
+        self,
+        outputs: Outputs,
+        channels: Sequence[int],
+        *,
+        width: int,
+        dtype: Dtype = None,
+        rngs: nnx.Rngs,
+    ):
+        self.heads = nnx.Dict(
+            {
+                dataset: ConvHeads(channels, dict(kinds), width=width, dtype=dtype, rngs=rngs)
+                for dataset, kinds in outputs.items()
+            }
+        )
+
+    def __call__(
+        self,
+        trunk: Sequence[jax.Array] | None,
+        streams: Sequence[jax.Array] | None,
+        *,
+        dataset: str,
+        key: jax.Array | None = None,
+    ) -> dict[str, jax.Array]:
+        """Decodes the tasks of `dataset`; see `PerTask`."""
+        check_dataset(dataset, self.heads)
+        return self.heads[dataset](trunk, streams, key=key)
 
 
 def conv(
@@ -51,8 +124,8 @@ def conv(
     width: int = 64,
     dtype: Dtype = None,
     rngs: nnx.Rngs,
-) -> PerTask:
-    """A `ConvHead` of `width` channels for every task.
+) -> ConvDecoder:
+    """Heads of `width` channels for every task.
 
     Args:
       outputs: ``{dataset: {kind: channels}}``.
@@ -63,6 +136,4 @@ def conv(
       rngs: of the parameters.
     """
     del strides
-    return PerTask(
-        outputs, lambda out: ConvHead(channels, out, width=width, dtype=dtype, rngs=rngs)
-    )
+    return ConvDecoder(outputs, channels, width=width, dtype=dtype, rngs=rngs)

@@ -1,6 +1,6 @@
 """A decoder made of one head per task."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import jax
 from flax import nnx
@@ -9,6 +9,15 @@ from mtl_vision.errors import ConfigError, nearest
 from mtl_vision.models.layers import split
 
 Outputs = Mapping[str, Mapping[str, int]]  # channels by dataset and kind
+
+
+def check_dataset(dataset: str, known: Iterable[str]) -> None:
+    """Raises ConfigError if there are no heads for `dataset`."""
+    if dataset not in known:
+        raise ConfigError(
+            f"dataset {dataset!r} has no heads; the model was built for "
+            f"{', '.join(known)}.{nearest(dataset, known)}"
+        )
 
 
 class PerTask(nnx.Module):
@@ -50,11 +59,7 @@ class PerTask(nnx.Module):
         Raises:
           ConfigError: a `dataset` without heads.
         """
-        if dataset not in self.kinds:
-            raise ConfigError(
-                f"dataset {dataset!r} has no heads; the model was built for "
-                f"{', '.join(self.kinds)}.{nearest(dataset, self.kinds)}"
-            )
+        check_dataset(dataset, self.kinds)
         kinds = self.kinds[dataset]
         out = {}
         for t, (kind, head_key) in enumerate(zip(kinds, split(key, len(kinds)), strict=True)):
