@@ -13,8 +13,10 @@ FOLDER = pathlib.Path(
 
 
 def records(kind: str) -> list[pathlib.Path]:
-    """Returns every record whose metadata names exactly `kind`; there must be one at least."""
-    found = [f for f in sorted(FOLDER.glob(f"{kind}_*.npz")) if load(f)[0]["kind"] == kind]
+    """Returns every record of exactly this kind, ``<kind>_<name>.npz``; there must be one."""
+    found = [
+        f for f in sorted(FOLDER.glob(f"{kind}_*.npz")) if f.stem.count("_") == kind.count("_") + 1
+    ]
     assert found, f"no record of kind {kind!r} in {FOLDER}"
     return found
 

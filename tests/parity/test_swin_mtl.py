@@ -11,8 +11,7 @@ from mtl_vision.models.backbones import BACKBONES
 from mtl_vision.models.decoders import DECODERS
 from tests.parity import records
 
-RECORDS = sorted(records.FOLDER.glob("swin_mtl_full_*.npz"))
-assert RECORDS, f"no record in {records.FOLDER}"
+RECORDS = records.records("swin_mtl_full")
 RULES = (
     *convert.under(convert.SWIN_MICROSOFT, r"backbone\.", "backbone"),
     *convert.under(convert.HRNET_MTLORA, "", "decoder/heads/pascal"),

@@ -10,18 +10,27 @@ from mtl_vision.models import convert, convolution, layers
 from mtl_vision.models.resize import METHODS, resize
 from tests.parity import records
 
-META, ARRAYS = records.load(records.records("torch_ops")[0])
+META, ARRAYS = {}, {}  # of the record at hand
 KEY = jax.random.key(0)
 
 CONVOLUTIONS = {
     "3x3_pad1": dict(padding=1),
     "3x3_dilated2": dict(padding=2, dilation=2),
-    "3x3_stride2": dict(padding=1, stride=2, groups=5),
+    "3x3_stride2": dict(padding=1, stride=2),
 }
 TRANSPOSED = {
     "transpose_3x3_s2_p1_op1": dict(stride=2, padding=1, output_padding=1),
     "transpose_2x2_s2": dict(stride=2),
 }
+
+
+@pytest.fixture(
+    params=records.records("torch_ops"), ids=lambda f: f.stem, scope="module", autouse=True
+)
+def record(request):
+    """Repeats every test for each record."""
+    global META, ARRAYS
+    META, ARRAYS = records.load(request.param)
 
 
 def channels_last(name, dtype=jnp.float64):
@@ -60,7 +69,9 @@ def bias_of(name):
 @pytest.mark.parametrize("name", CONVOLUTIONS)
 def test_convolution(name, x64):
     kernel = jnp.asarray(convert.conv(ARRAYS[f"conv/{name}.weight"]), jnp.float64)
-    y = convolution.conv(channels_last("conv/input"), kernel, **CONVOLUTIONS[name])
+    x = channels_last("conv/input")
+    groups = x.shape[-1] // kernel.shape[2]
+    y = convolution.conv(x, kernel, groups=groups, **CONVOLUTIONS[name])
     assert_map(y + bias_of(name), f"conv/{name}.output")
 
 
@@ -79,9 +90,10 @@ def test_average_pooling_counts_real_elements_only(size, x64):
 
 
 def test_batch_norm_two_steps_and_evaluation(x64):
-    norm = layers.BatchNorm(4)
+    channels = ARRAYS["batch_norm/weight"].size
+    norm = layers.BatchNorm(channels)
     norm.scale, norm.bias = (nnx.Param(ARRAYS[f"batch_norm/{n}"]) for n in ("weight", "bias"))
-    norm.mean, norm.var = (nnx.BatchStat(jnp.full(4, v, jnp.float64)) for v in (0.0, 1.0))
+    norm.mean, norm.var = (nnx.BatchStat(jnp.full(channels, v, jnp.float64)) for v in (0.0, 1.0))
     for step in range(2):
         y = norm(channels_last(f"batch_norm/input{step}"), key=KEY)
         assert_map(y, f"batch_norm/train_output{step}")
@@ -93,9 +105,10 @@ def test_batch_norm_two_steps_and_evaluation(x64):
 
 @pytest.mark.parametrize("eps", ["1e-5", "1e-6", "1e-12"])
 def test_layer_norm_of_small_numbers_shows_its_epsilon(eps, x64):
-    norm = layers.LayerNorm(8, eps=float(eps))
-    norm.scale, norm.bias = (nnx.Param(jnp.full(8, v, jnp.float64)) for v in (1.0, 0.0))
     x = jnp.asarray(ARRAYS["layer_norm/small_input"], jnp.float64)
+    channels = x.shape[-1]
+    norm = layers.LayerNorm(channels, eps=float(eps))
+    norm.scale, norm.bias = (nnx.Param(jnp.full(channels, v, jnp.float64)) for v in (1.0, 0.0))
     records.assert_close(norm(x), ARRAYS[f"layer_norm/eps{eps}"], 1e-12)
 
 

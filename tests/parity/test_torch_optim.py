@@ -9,8 +9,7 @@ from mtl_vision import optim
 from mtl_vision.optim.optimizers import clip
 from tests.parity import records
 
-(FILE,) = records.records("torch_ops")
-META, ARRAYS = records.load(FILE)
+META, ARRAYS = {}, {}  # of the record at hand
 
 CASES = {
     "adam_coupled_wd": ("adam", dict(weight_decay=0.1)),
@@ -18,6 +17,15 @@ CASES = {
     "sgd_momentum_wd": ("sgd", dict(weight_decay=0.1, momentum=0.9)),
     "sgd_nesterov": ("sgd", dict(momentum=0.9, nesterov=True)),
 }
+
+
+@pytest.fixture(
+    params=records.records("torch_ops"), ids=lambda f: f.stem, scope="module", autouse=True
+)
+def record(request):
+    """Repeats every test for each record."""
+    global META, ARRAYS
+    META, ARRAYS = records.load(request.param)
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -13,10 +13,18 @@ from mtl_vision.data.transforms import color, geometry
 from mtl_vision.data.transforms.maps import CLASS_MAPS, pack, unpack
 from tests.parity import records
 
-(FILE,) = records.records("transforms")
-META, ARRAYS = records.load(FILE)
+META, ARRAYS = {}, {}  # of the record at hand
 KINDS = ("semseg", "depth", "normals", "edge", "sal", "human_parts")
 LEVEL = (1 / 255 / color.STD).astype(np.float64)  # one grey level after normalisation
+
+
+@pytest.fixture(
+    params=records.records("transforms"), ids=lambda f: f.stem, scope="module", autouse=True
+)
+def record(request):
+    """Repeats every test for each record."""
+    global META, ARRAYS
+    META, ARRAYS = records.load(request.param)
 
 
 def example(family="", step="input/"):
@@ -44,7 +52,7 @@ def check(maps, family, step, tolerance=0.0, halfway=False):
 
 def halfway(degrees, factor):
     """Whether a target pixel comes from half-way between two pixels, to 1/512 of a pixel."""
-    H, W = 46, 60
+    H, W = ARRAYS["input/image"].shape[:2]
     matrix = cv2.getRotationMatrix2D((W / 2, H / 2), degrees, factor)
     inverse = cv2.invertAffineTransform(matrix)
     y, x = np.mgrid[:H, :W]
@@ -115,7 +123,8 @@ def test_taskprompter_marks_the_same_depth_with_minus_one():
 
 
 def test_human_parts_without_people_are_masked_everywhere():
-    nobody = example() | {"human_parts": np.zeros((46, 60), np.uint8)}
+    nobody = example()
+    nobody["human_parts"] = np.zeros_like(nobody["human_parts"])
     mask = pack(unpack(nobody, KINDS), KINDS)[1]["human_parts"]
     np.testing.assert_array_equal(~mask, ARRAYS["mtlora/ignore_no_person.human_parts"] == 255)
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import os
 import pathlib
 import tempfile
@@ -26,6 +27,7 @@ class SceneConfig(tfds.core.BuilderConfig):
     plan: Plan | None = None
 
 
+@functools.cache  # tfds takes a configuration of a listed name only if it is the listed object
 def config(name: str) -> SceneConfig:
     """The configuration of a plan's name; see `plans.plan`."""
     chosen = plan(name)
