@@ -18,12 +18,12 @@ def get_config() -> mlc.ConfigDict:
     augment = dict(flip=True, rotate=0.0, scales=(), discrete=False, max_share=1.0, distort=False)
     shared = dict(root="", config="quickstart", batch=0, weight=1.0, normals_sign=(1, 1, 1))
     c.data.synth_pascal = shared | dict(
-        size=(80, 80),
+        size=(96, 96),
         tasks=("semseg", "normals", "edge", "sal", "human_parts"),
         augment=augment,
     )
     c.data.synth_nyud = shared | dict(
-        size=(80, 120), tasks=("semseg", "depth", "normals", "edge"), augment=augment
+        size=(72, 96), tasks=("semseg", "depth", "normals", "edge"), augment=augment
     )
     # Even shares of the gradient for a short run; the protocol's own are in `mtl_vision.tasks`.
     c.loss_weights = dict(semseg=4.0, depth=1.0, normals=5.0, edge=30.0, sal=3.0, human_parts=8.0)

@@ -118,4 +118,5 @@ def test_all_faults_come_together(values):
 
 def test_protocol_a_has_no_crops(values):
     values["protocol"] = "A"
+    values["data"]["synth_nyud"]["augment"]["max_share"] = 0.75
     assert all("protocol A has none" in fault for fault in faults(values))

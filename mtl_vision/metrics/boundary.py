@@ -167,7 +167,9 @@ def _spread(
     """Yields the counts in order; a thread per worker hands it one image at a time."""
     idle: queue.SimpleQueue[subprocess.Popen] = queue.SimpleQueue()
     for _ in range(workers):
-        idle.put(stack.enter_context(_start()))
+        process = _start()
+        stack.callback(_end, process)
+        idle.put(process)
 
     def ask(pair: Pair) -> np.ndarray:
         process = idle.get()
@@ -200,6 +202,13 @@ def _start() -> subprocess.Popen:
         stdout=subprocess.PIPE,
         env=os.environ | {"PYTHONPATH": path},
     )
+
+
+def _end(process: subprocess.Popen) -> None:
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.close()
+    process.stdout.close()
+    process.wait()
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from mtl_vision import rules
+from mtl_vision import parallel, rules
 from mtl_vision.check import check
 from mtl_vision.errors import ConfigError, DataError, RunError
 from mtl_vision.evaluate import evaluate_run, report
@@ -94,7 +94,9 @@ def test_an_interrupted_run_ends_bit_for_bit_the_same(whole, tmp_path, monkeypat
     expected, actual = saved(reference, cfg), saved(tmp_path, cfg)
     for path, x in expected.items():
         np.testing.assert_array_equal(actual[path], x, err_msg=path)
-    steps = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").open()]
+    steps = [
+        json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()
+    ]
     assert steps == [2, 4, 4, 6]
 
 
@@ -110,9 +112,9 @@ def test_evaluating_a_run_again_gives_the_same_figures(whole):
 
 def test_a_loss_that_is_not_finite_ends_the_run_with_its_step(tmp_path):
     with pytest.raises(RunError, match=r"step \d is not finite .*config.optim.lr") as e:
-        run(tmp_path, optim__lr=1e30, optim__clip_norm=0.0, schedule__warmup=0, run__save_every=1)
+        run(tmp_path, optim__lr=1e15, optim__clip_norm=0.0, schedule__warmup=0, run__save_every=1)
     step = int(str(e.value).split()[1])
-    assert max(setup.checkpoint.steps(tmp_path / "checkpoints")) < step
+    assert all(s < step for s in setup.checkpoint.steps(tmp_path / "checkpoints"))
 
 
 def test_a_checkpoint_of_another_model_is_refused(whole):
@@ -167,10 +169,10 @@ def test_the_step_compiles_once_and_without_host_round_trips(tmp_path):
     step = setup.train_step(cfg, mesh, start)
     stream = setup.build.train_batches(cfg, 0)
     state, traces = start.state, []
-    with jax.log_compiles(False):
-        for _ in range(3):
-            batch = setup.parallel.to_global(next(stream), mesh)
-            with jax.transfer_guard_device_to_host("disallow"):
-                state, _ = step(state, batch)
-            traces.append(step._cache_size())
+    for _ in range(3):
+        batch = parallel.to_global(next(stream), mesh)
+        with jax.transfer_guard_device_to_host("disallow"):
+            state, _ = step(state, batch)
+        traces.append(step._cache_size())
+    stream.close()
     assert int(state.step) == 3 and traces == [1, 1, 1]

@@ -191,10 +191,11 @@ def test_step_that_is_not_finite_changes_nothing(kind):
     rows["nyud_v2"]["image"][3, 1, 1, 0] = np.nan
     broken = parallel.to_global(rows, begin.shardings.step.mesh)
     state, metrics = step(copy(begin.state), broken)
+    programs = step._cache_size()
     assert not metrics["finite"]
     assert_trees_close(state, begin.state, rtol=0, atol=0)
     state, metrics = step(state, global_batch(begin))
-    assert metrics["finite"] and state.step == 1 and step._cache_size() == 1
+    assert metrics["finite"] and state.step == 1 and step._cache_size() == programs
 
 
 def test_average_follows_the_parameters():

@@ -23,7 +23,7 @@ class Plan(NamedTuple):
 DEFAULT_COUNTS = {"train": 2000, "val": 200, "test": 500}
 QUICKSTART = Plan(
     "quickstart",
-    {"synth_pascal": (80, 80), "synth_nyud": (80, 120)},
+    {"synth_pascal": (96, 96), "synth_nyud": (72, 96)},
     {"train": 1200, "val": 64, "test": 200},
 )
 NAMED = {"quickstart": QUICKSTART}

@@ -127,8 +127,6 @@ def _start(task: tuple, stack: contextlib.ExitStack) -> queue.Queue:
     environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     pipe = subprocess.PIPE
     process = subprocess.Popen(command, stdin=pipe, stdout=pipe, env=environment)
-    stack.callback(process.wait)
-    stack.callback(process.kill)
     with process.stdin as stdin:
         pickle.dump(task, stdin)
     ready: queue.Queue = queue.Queue(maxsize=4)
@@ -139,7 +137,17 @@ def _start(task: tuple, stack: contextlib.ExitStack) -> queue.Queue:
                 ready.put(pickle.load(stdout))
         ready.put(None)
 
-    threading.Thread(target=read, daemon=True).start()
+    thread = threading.Thread(target=read, daemon=True)
+    thread.start()
+
+    def end() -> None:
+        process.kill()
+        while thread.is_alive():  # it may wait for room
+            with contextlib.suppress(queue.Empty):
+                ready.get(timeout=0.01)
+        process.wait()
+
+    stack.callback(end)
     return ready
 
 

@@ -1,0 +1,63 @@
+r"""Swin-T with HRNet heads, all of it trained, jointly on both synthetic datasets at 448.
+
+  python scripts/prepare_data.py --dataset synth_pascal,synth_nyud --config 448 --data_dir data
+  python scripts/train.py --config configs/joint_swin_t_hrnet.py --workdir runs/swin_t
+
+The recipe of MTLoRA's full fine-tuning row (arXiv 2403.20320 and its code): protocol A, AdamW,
+300 epochs at batch 32 with 20 of warm-up, here in steps of 2,000 images. From scratch, because no
+pretrained weights are at hand. Not measured yet.
+"""
+
+import ml_collections as mlc
+
+EPOCH = 2000 // 32
+
+
+def get_config() -> mlc.ConfigDict:
+    c = mlc.ConfigDict()
+    c.seed, c.protocol, c.dtype = 0, "A", "float32"
+
+    c.data = dict(source="tfds", root="data", batch=32, workers=16, processes=0)
+    shared = dict(root="", config="448", size=(448, 448), batch=0, weight=1.0)
+    shared |= dict(normals_sign=(1, 1, 1))
+    augment = dict(flip=True, max_share=1.0, distort=False)
+    c.data.synth_pascal = shared | dict(
+        tasks=("semseg", "normals", "edge", "sal", "human_parts"),
+        augment=augment | dict(rotate=20.0, scales=(0.75, 1.25), discrete=False),
+    )
+    c.data.synth_nyud = shared | dict(
+        tasks=("semseg", "depth", "normals", "edge"),
+        augment=augment | dict(rotate=0.0, scales=(1.0, 1.2, 1.5), discrete=True),
+    )
+    c.loss_weights = dict(semseg=1.0, depth=1.0, normals=10.0, edge=50.0, sal=5.0, human_parts=2.0)
+
+    c.backbone = dict(name="swin_t", window=7, drop_path=0.2, taps="merged", remat="none")
+    c.decoder = dict(name="hrnet", widths=(18, 36, 72, 144))
+    c.trainable = ((".*", True),)
+    c.init_from, c.init_skip = "", ()
+
+    c.optim = dict(
+        name="adamw",
+        lr=5e-4,
+        lr_batch=512,
+        weight_decay=0.05,
+        clip_norm=5.0,
+        decay=(),
+        lr_scale=((".*", 1.0),),
+        accumulate=1,
+        ema=0.0,
+    )
+    c.schedule = dict(name="cosine", warmup=20 * EPOCH, start=1e-3, floor=1e-2, lag=1)
+    c.mesh = dict(data=-1, fsdp=1, tensor=1)
+    c.eval = dict(split="test", monitor="val", batch=32, limit=0, workers=8)
+    c.run = dict(
+        steps=300 * EPOCH,
+        log_every=50,
+        eval_every=5 * EPOCH,
+        save_every=5 * EPOCH,
+        keep=2,
+        best="",
+        panels=4,
+        dry=False,
+    )
+    return c
