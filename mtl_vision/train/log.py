@@ -1,6 +1,7 @@
 """What a run leaves to read: metrics.jsonl, TensorBoard, pictures, a line on the console."""
 
 import json
+import logging
 import os
 import pathlib
 import subprocess
@@ -31,8 +32,15 @@ def environment(root: pathlib.Path) -> dict[str, Any]:
         code = {"commit": commit.decode().strip(), "clean": not status.strip()}
     except (OSError, subprocess.CalledProcessError):
         code = {"commit": "unknown", "clean": False}
-    versions = {name: metadata.version(name) for name in PACKAGES}
-    return {"python": sys.version.split()[0], **versions, **code}
+    return {"python": sys.version.split()[0], **{p: version(p) for p in PACKAGES}, **code}
+
+
+def version(package: str) -> str:
+    """Returns the version of an installed package, or ``absent``."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "absent"
 
 
 class Log:
@@ -47,11 +55,9 @@ class Log:
         self.active, self.workdir = active, workdir
         if not active:
             return
-        from tensorboardX import SummaryWriter
-
         self.file = workdir / "metrics.jsonl"
         keep_until(self.file, step)
-        self.board = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
+        self.board = board(workdir / "tensorboard", step)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Writes one line of numbers."""
@@ -60,7 +66,7 @@ class Log:
         line = {"step": step, **{k: float(v) for k, v in values.items()}}
         with self.file.open("a") as f:
             f.write(json.dumps(line) + "\n")
-        for name, value in values.items():
+        for name, value in values.items() if self.board else ():
             self.board.add_scalar(name, float(value), step)
 
     def picture(self, step: int, name: str, picture: np.ndarray) -> None:
@@ -72,12 +78,23 @@ class Log:
         folder = self.workdir / "panels"
         folder.mkdir(exist_ok=True)
         Image.fromarray(picture).save(folder / f"{name}_{step:06d}.png")
-        self.board.add_image(name, picture, step, dataformats="HWC")
+        if self.board:
+            self.board.add_image(name, picture, step, dataformats="HWC")
 
     def close(self) -> None:
         """Flushes and closes."""
-        if self.active:
+        if self.active and self.board:
             self.board.close()
+
+
+def board(folder: pathlib.Path, step: int) -> Any:
+    """Returns TensorBoard's writer, or None and a warning where tensorboardX is not installed."""
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError:
+        logging.warning("tensorboardX is not installed: no TensorBoard files, only metrics.jsonl.")
+        return None
+    return SummaryWriter(str(folder), purge_step=step + 1)
 
 
 def keep_until(file: pathlib.Path, step: int) -> None:

@@ -1,5 +1,6 @@
 import io
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -64,3 +65,17 @@ def test_table_aligns():
     assert log.table([["a", "n"], ["bb", "1"], ["c", "22"]], right=(1,)) == (
         "a    n\n--  --\nbb   1\nc   22"
     )
+
+
+def test_a_machine_without_tensorboard_still_logs(tmp_path, monkeypatch, caplog):
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    writer = log.Log(tmp_path, step=0)
+    writer.scalars(1, {"loss": 1.0})
+    writer.picture(1, "x", np.zeros((2, 2, 3), np.uint8))
+    writer.close()
+    assert lines(tmp_path / "metrics.jsonl") == [{"step": 1, "loss": 1.0}]
+    assert "tensorboardX is not installed" in caplog.text
+
+
+def test_a_package_that_is_not_there_is_said_to_be_absent():
+    assert log.version("no-such-package") == "absent" != log.version("numpy")
