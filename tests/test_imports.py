@@ -75,3 +75,18 @@ def test_importing_the_program_touches_no_device():
         "; from jax._src import xla_bridge; assert not xla_bridge.backends_are_initialized()"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_scenes_in_memory_need_no_tfds_and_no_grain():
+    code = """
+import sys
+for name in ("tensorflow_datasets", "grain", "array_record", "tensorboardX"):
+    sys.modules[name] = None
+from mtl_vision import build, evaluate
+from mtl_vision.check import check
+from mtl_vision.train import loop
+from tests import tiny
+batch = next(build.train_batches(check(tiny.values()), 0))
+assert batch["synth_nyud"]["labels"]["depth"].shape == (4, 28, 36)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
