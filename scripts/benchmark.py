@@ -28,7 +28,9 @@ AGAINST = flags.DEFINE_enum("against", "", ["", "plain"], "What to compare with.
 SIDE = flags.DEFINE_integer("side", 448, "Pixels of a side, for input, metrics, edges, render.")
 
 
-def timed(*functions: Callable[[], object], clock=time.process_time) -> list[float]:
+def timed(
+    *functions: Callable[[], object], clock=time.process_time, repeats: int = 0
+) -> list[float]:
     """Returns each function's median seconds; they take turns, after one run that is not timed.
 
     By default seconds of processor time, over all cores; what is per core does not depend on
@@ -37,7 +39,7 @@ def timed(*functions: Callable[[], object], clock=time.process_time) -> list[flo
     seconds: list[list[float]] = [[] for _ in functions]
     for function in functions:
         function()
-    for _ in range(REPEATS.value):
+    for _ in range(repeats or REPEATS.value):
         for function, found in zip(functions, seconds, strict=True):
             start = clock()
             function()
@@ -101,7 +103,7 @@ def step() -> None:
         nonlocal state
         state = empty(state, batch)
 
-    (seconds,) = timed(call, clock=time.perf_counter)
+    (seconds,) = timed(call, clock=time.perf_counter, repeats=300)
     print(f"dispatch: {seconds * 1e3:.3g} ms for {len(jax.tree.leaves(state))} leaves")
 
 
