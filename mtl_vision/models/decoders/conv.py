@@ -24,8 +24,8 @@ class ConvHeads(nnx.Module):
     """The heads of one dataset, on the grid of the finest level.
 
     1x1 convolutions join the levels once for all tasks; then every task looks around with a 3x3
-    convolution of its own and predicts. The 3x3 ones are stacked: on a trunk they are one dense
-    convolution, three times as fast on a CPU as one per task, and compile as one.
+    convolution of its own and predicts. The 3x3 ones are stacked: on a trunk they run, and
+    compile, as one dense convolution.
     """
 
     def __init__(
