@@ -32,6 +32,8 @@ def train(cfg: Config, workdir: pathlib.Path, say: setup.Say = logging.info) -> 
       RunError: a loss or gradient is not finite; the newest checkpoint is from before it.
       DataError: data or checkpoints are missing, damaged or of another model.
     """
+    for name in cfg.datasets:
+        build.source(cfg, name, "train")  # what is missing is said before a model is built
     mesh, start = setup.start(cfg)
     evaluator = Evaluator(cfg, mesh, start)
     with setup.checkpoints(cfg, workdir) as checkpoints:
