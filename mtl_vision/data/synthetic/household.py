@@ -184,11 +184,6 @@ def vessel(rng: Rng) -> Model:
     return Model(prims)
 
 
-def oddment(rng: Rng) -> Model:
-    """Something that nobody labelled."""
-    return carton(rng) if rng.random() < 0.5 else vessel(rng)
-
-
 def sheet_of_paper(rng: Rng) -> Model:
     white = mt.hsv(rng.random(), rng.uniform(0, 0.15), rng.uniform(0.8, 1.0))
     paper = mt.Material(white * rng.uniform(0.5, 1), white, tx.SPINES, 4.0)
