@@ -21,10 +21,18 @@ def records(kind: str) -> list[pathlib.Path]:
     return found
 
 
+def aggregators() -> list[pathlib.Path]:
+    """Returns every ``aggregators*.npz``; there must be one. Their metadata is ``meta_json``."""
+    found = sorted(FOLDER.glob("aggregators*.npz"))
+    assert found, f"no record of kind 'aggregators' in {FOLDER}"
+    return found
+
+
 def load(file: pathlib.Path) -> tuple[dict[str, Any], Any]:
     """Returns (metadata, arrays by name, read when asked for)."""
     arrays = np.load(file, allow_pickle=False)
-    return json.loads(str(arrays["meta"])), arrays
+    meta = "meta_json" if "meta_json" in arrays else "meta"
+    return json.loads(str(arrays[meta])), arrays
 
 
 def group(arrays: Any, prefix: str) -> dict[str, np.ndarray]:
