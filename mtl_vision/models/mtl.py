@@ -1,6 +1,6 @@
 """Backbone and decoder as one model; the model as plain trees."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -8,6 +8,7 @@ from flax import nnx
 
 from mtl_vision import rules
 from mtl_vision.errors import ConfigError
+from mtl_vision.models.layers import split as split_key
 from mtl_vision.models.layers import widen
 from mtl_vision.models.resize import resize
 
@@ -29,16 +30,34 @@ class MultiTask(nnx.Module):
     def __call__(
         self, image: jax.Array, *, dataset: str, key: jax.Array | None = None
     ) -> dict[str, jax.Array]:
-        keys = (None, None) if key is None else jax.random.split(key)
-        taps = self.backbone(image, key=keys[0])
+        keys = split_key(key, 2)
+        features = self.encode(image, dataset=dataset, key=keys[0])
+        return self.decode(features, image.shape[1:3], dataset=dataset, key=keys[1])
+
+    def encode(
+        self, image: jax.Array, *, dataset: str, key: jax.Array | None = None
+    ) -> list[jax.Array]:
+        """The backbone: ``[B, H, W, 3]`` -> ``[[S, B, h, w, C], ...]``, finest first."""
+        del dataset
+        return self.backbone(image, key=key)
+
+    def decode(
+        self,
+        features: Sequence[jax.Array],
+        size: tuple[int, int],
+        *,
+        dataset: str,
+        key: jax.Array | None = None,
+    ) -> dict[str, jax.Array]:
+        """The decoder: what `encode` gave, to ``(H, W)`` = `size`: ``{kind: [B, H, W, K]}``."""
         shared = self.backbone.shared
-        trunk = [x[0] for x in taps] if shared else None
-        streams = [x[shared:] for x in taps] if taps[0].shape[0] > shared else None
-        out = self.decoder(trunk, streams, dataset=dataset, key=keys[1])
+        trunk = [x[0] for x in features] if shared else None
+        streams = [x[shared:] for x in features] if features[0].shape[0] > shared else None
+        out = self.decoder(trunk, streams, dataset=dataset, key=key)
         # The grid covers the image filled up to a multiple of the stride.
-        (height, width), stride = taps[0].shape[2:4], self.backbone.strides[0]
+        (height, width), stride = features[0].shape[2:4], self.backbone.strides[0]
         covered = height * stride, width * stride
-        _, height, width, _ = image.shape
+        height, width = size
         # In float32: bfloat16 would show as steps in depth and normals.
         full = {kind: resize(widen(y), covered) for kind, y in out.items()}
         return {kind: y[:, :height, :width] for kind, y in full.items()}
