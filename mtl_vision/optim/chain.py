@@ -1,14 +1,20 @@
 """One optax chain: [aggregator] -> clipping -> optimizer -> learning rate."""
 
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from mtl_vision import rules
-from mtl_vision.optim.optimizers import clip
+from mtl_vision.optim.contracts import LossWeighting
+from mtl_vision.optim.optimizers import NormState, clip
+from mtl_vision.optim.rows import NOBODY, Owners
 from mtl_vision.optim.schedules import Schedule
+from mtl_vision.optim.weigh import weigh
+
+T = TypeVar("T")
 
 
 class RateState(NamedTuple):
@@ -51,6 +57,9 @@ def chain(
     schedule: Schedule,
     *,
     first: optax.GradientTransformation | None = None,
+    weighting: LossWeighting | None = None,
+    tasks: Sequence[str] = (),
+    owners: Owners = NOBODY,
     clip_norm: float = 0.0,
     lr_scale: rules.Rules[float] = (),
 ) -> optax.GradientTransformationExtraArgs:
@@ -60,17 +69,32 @@ def chain(
       optimizer: one of `optim.OPTIMIZERS`, called.
       schedule: one of `optim.SCHEDULES`, called.
       first: link that gets the gradients as the step returns them, per-task ones included, and
-        hands on leaves of the parameters' shapes.
+        hands on leaves of the parameters' shapes: `aggregate`, or `sam` or `task_sam` around it.
+      weighting: one of `optim.LOSS_WEIGHTINGS`, called; it scales what `first` gets, so it needs
+        one.
+      tasks: names of the tasks, for the weighting.
+      owners: of the leaves that are not shared, for the weighting.
       clip_norm: largest global norm of what `first` returns; 0 does not clip.
       lr_scale: (path regex, factor on the learning rate) rules, ``()`` for 1.
     """
     links = [first] if first is not None else []
-    links += [clip(clip_norm)] if clip_norm else []
-    return optax.chain(*links, optimizer, descend(schedule, lr_scale))
+    links += [clip(clip_norm), optimizer, descend(schedule, lr_scale)]
+    whole = optax.chain(*links)
+    return weigh(weighting, whole, tasks, owners) if weighting else whole
+
+
+def find(opt: Any, kind: type[T]) -> T | None:
+    """Returns the one state of `kind` in the state of a `chain`, or None."""
+    nodes = jax.tree.leaves(opt, is_leaf=lambda node: isinstance(node, kind))
+    found = [node for node in nodes if isinstance(node, kind)]
+    return found[0] if found else None
 
 
 def learning_rate(opt: Any) -> jax.Array:
     """Returns the learning rate of the latest update from the state of a `chain`."""
-    nodes = jax.tree.leaves(opt, is_leaf=lambda node: isinstance(node, RateState))
-    (state,) = (node for node in nodes if isinstance(node, RateState))
-    return state.rate
+    return find(opt, RateState).rate
+
+
+def gradient_norm(opt: Any) -> jax.Array:
+    """Returns the norm of the latest merged gradient, before clipping, from that of a `chain`."""
+    return find(opt, NormState).norm

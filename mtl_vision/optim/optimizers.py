@@ -4,7 +4,7 @@ Each takes rules (path regex, factor on the weight decay); ``()`` stands for the
 see `decay_factors`. The formulas are PyTorch's, because the papers' recipes are.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -94,12 +94,32 @@ def norm(tree: Any) -> jax.Array:
     return jnp.sqrt(sum(map(square, jax.tree.leaves(tree)), jnp.zeros(())))
 
 
-def clip(largest: float) -> optax.GradientTransformation:
-    """Scales updates by ``min(1, largest / (norm + 1e-6))``: PyTorch's `clip_grad_norm_`."""
+def clipped(tree: Any, largest: float) -> Any:
+    """Returns `tree` times ``min(1, largest / (norm + 1e-6))``: PyTorch's `clip_grad_norm_`."""
+    return _shrunk(tree, norm(tree), largest)
+
+
+def _shrunk(tree: Any, size: jax.Array, largest: float) -> Any:
+    factor = jnp.minimum(1.0, largest / (size + 1e-6))
+    return jax.tree.map(lambda x: x * factor.astype(x.dtype), tree)
+
+
+class NormState(NamedTuple):
+    """The norm of the latest gradient, before clipping."""
+
+    norm: jax.Array
+
+
+def clip(largest: float = 0.0) -> optax.GradientTransformation:
+    """Scales updates by ``min(1, largest / (norm + 1e-6))``, 0 for not at all; keeps the norm."""
+
+    def init(params):
+        del params
+        return NormState(jnp.zeros(()))
 
     def update(updates, state, params=None):
-        del params
-        factor = jnp.minimum(1.0, largest / (norm(updates) + 1e-6))
-        return jax.tree.map(lambda u: u * factor.astype(u.dtype), updates), state
+        del state, params
+        size = norm(updates)
+        return (_shrunk(updates, size, largest) if largest else updates), NormState(size)
 
-    return optax.GradientTransformation(lambda _: optax.EmptyState(), update)
+    return optax.GradientTransformation(init, update)

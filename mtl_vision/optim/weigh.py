@@ -1,0 +1,87 @@
+"""Loss weightings around an optax chain: the chain sees the gradients of the weighted losses."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from mtl_vision.errors import ConfigError
+from mtl_vision.optim.contracts import LossWeighting
+from mtl_vision.optim.rows import NOBODY, Owners, scale_rows
+
+
+class WeighState(NamedTuple):
+    """State of `weigh`.
+
+    count: updates done.
+    method: state of the weighting.
+    weights: ``[T]``, of the latest update.
+    chain: state of what the weighting is around.
+    """
+
+    count: jax.Array
+    method: Any
+    weights: jax.Array
+    chain: Any
+
+
+def weigh(
+    weighting: LossWeighting,
+    chain: optax.GradientTransformation,
+    tasks: Sequence[str],
+    owners: Owners = NOBODY,
+    *,
+    seed: int = 0,
+) -> optax.GradientTransformationExtraArgs:
+    """Hands `chain` the per-task gradients of ``w_t L_t``, all of them, own leaves too.
+
+    No per-task gradients are needed for it: with the joint gradient, a `Deferred` without a
+    Gramian, the weights enter before its one backward pass. It stands around the whole chain and
+    not in front because some methods look at the losses after the update (FAMO).
+
+    Args:
+      weighting: made by an entry of `LOSS_WEIGHTINGS`.
+      chain: takes per-task gradients, so it begins with `aggregate`, or `sam` or `task_sam` around
+        it; ends with the update of the parameters.
+      tasks: their names, in the order of the losses.
+      owners: of the leaves that are not shared.
+      seed: of weightings that draw random numbers; the number of the update is folded in.
+
+    Returns: a transform whose ``update(updates, state, params, *, losses [T], **extra)`` takes
+      rows or a `Deferred`; `extra` may hold `grad_fn` and `task_grad_fn` for the chain, which are
+      scaled alike, and holds ``loss_fn: params -> [T]`` for a weighting that looks back.
+
+    Raises:
+      ConfigError: `losses` or, where it is needed, `loss_fn` is missing.
+    """
+    tasks, chain = tuple(tasks), optax.with_extra_args_support(chain)
+
+    def init(params):
+        T = len(tasks)
+        method = jax.tree.map(jnp.asarray, weighting.init(T))
+        return WeighState(jnp.zeros((), jnp.int32), method, jnp.ones(T), chain.init(params))
+
+    def update(updates, state, params=None, *, losses=None, loss_fn=None, **extra):
+        if losses is None or (weighting.after and loss_fn is None):
+            missing = "losses=" if losses is None else "loss_fn="
+            raise ConfigError(f"a loss weighting needs {missing} as an extra argument of update.")
+        key = jax.random.fold_in(jax.random.key(seed), state.count)
+        w, method = weighting.update(losses, state.method, key=key)
+        if "grad_fn" in extra:
+            again = extra["grad_fn"]
+            extra["grad_fn"] = lambda p: scale_rows(again(p), w, owners, tasks)
+        if "task_grad_fn" in extra:
+            one = extra["task_grad_fn"]
+            extra["task_grad_fn"] = lambda t, p: jax.tree.map(
+                lambda g: g * w[t].astype(g.dtype), one(t, p)
+            )
+        updates = scale_rows(updates, w, owners, tasks)
+        updates, inner = chain.update(updates, state.chain, params, losses=losses, **extra)
+        if weighting.after:
+            after = loss_fn(optax.apply_updates(params, updates))
+            method = weighting.after(losses, after, method)
+        return updates, WeighState(state.count + 1, method, w, inner)
+
+    return optax.GradientTransformationExtraArgs(init, update)
