@@ -8,8 +8,9 @@ from flax import nnx
 
 from mtl_vision import rules
 from mtl_vision.errors import ConfigError
+from mtl_vision.models.adapters.streams import select, task_streams
+from mtl_vision.models.layers import TaskParam, widen
 from mtl_vision.models.layers import split as split_key
-from mtl_vision.models.layers import widen
 from mtl_vision.models.resize import resize
 
 Tree = dict[str, Any]
@@ -38,8 +39,7 @@ class MultiTask(nnx.Module):
         self, image: jax.Array, *, dataset: str, key: jax.Array | None = None
     ) -> list[jax.Array]:
         """The backbone: ``[B, H, W, 3]`` -> ``[[S, B, h, w, C], ...]``, finest first."""
-        del dataset
-        return self.backbone(image, key=key)
+        return select(self.backbone, dataset)(image, key=key)
 
     def decode(
         self,
@@ -52,7 +52,8 @@ class MultiTask(nnx.Module):
         """The decoder: what `encode` gave, to ``(H, W)`` = `size`: ``{kind: [B, H, W, K]}``."""
         shared = self.backbone.shared
         trunk = [x[0] for x in features] if shared else None
-        streams = [x[shared:] for x in features] if features[0].shape[0] > shared else None
+        count = max(x.shape[0] for x in features) - shared
+        streams = [task_streams(x, shared, count) for x in features] if count else None
         out = self.decoder(trunk, streams, dataset=dataset, key=key)
         # The grid covers the image filled up to a multiple of the stride.
         (height, width), stride = features[0].shape[2:4], self.backbone.strides[0]
@@ -66,6 +67,35 @@ class MultiTask(nnx.Module):
 def parameters(model: nnx.Module) -> dict[str, Any]:
     """Returns ``{path: array}`` of all parameters, abstract ones for an abstract model."""
     return rules.flatten(nnx.to_pure_dict(nnx.state(model, nnx.Param)))
+
+
+def owners(
+    model: nnx.Module, kinds: Mapping[str, Sequence[str]]
+) -> dict[str, tuple[tuple[str, ...], int | None]]:
+    """Says which parameters one task alone owns, or one task per slice.
+
+    A parameter below ``<dataset>/.../<kind>`` is that task's. A `TaskParam` has a slice per task
+    on its first axis: the tasks of the dataset it is below, or of all datasets. All others are
+    shared, by the tasks of one dataset at least.
+
+    Args:
+      model: any module, abstract or not.
+      kinds: task kinds by dataset, in the order of the slices.
+
+    Returns: ``{path: (names of the tasks, their axis or None)}`` without the shared parameters.
+    """
+    found = {}
+    for keys, variable in nnx.to_flat_state(nnx.state(model, nnx.Param)):
+        path = [str(key) for key in keys]
+        dataset = next((name for name in kinds if name in path), None)
+        below = path[path.index(dataset) + 1 :] if dataset else []
+        kind = next((kind for kind in kinds.get(dataset, ()) if kind in below), None)
+        names = [f"{d}/{k}" for d, ks in kinds.items() for k in ks if dataset in (None, d)]
+        if kind:
+            found["/".join(path)] = (f"{dataset}/{kind}",), None
+        elif isinstance(variable, TaskParam):
+            found["/".join(path)] = tuple(names), 0
+    return found
 
 
 def split(model: nnx.Module, trainable: Mapping[str, bool]) -> tuple[Any, Tree, Tree, Tree]:

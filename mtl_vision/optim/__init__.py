@@ -1,7 +1,8 @@
 """From gradients to updates: optimizers, schedules, averages, and the chain that joins them."""
 
 from mtl_vision.optim.averages import AVERAGES, averaging
-from mtl_vision.optim.chain import chain, learning_rate
+from mtl_vision.optim.chain import chain, gradient_norm, learning_rate
+from mtl_vision.optim.conflict import conflict
 from mtl_vision.optim.optimizers import adam, adamw, norm, sgd
 from mtl_vision.optim.schedules import constant, cosine, linear, poly, scaled_lr, stairs
 
@@ -21,6 +22,8 @@ __all__ = [
     "SCHEDULES",
     "averaging",
     "chain",
+    "conflict",
+    "gradient_norm",
     "learning_rate",
     "norm",
     "scaled_lr",

@@ -169,7 +169,7 @@ def _update(made, updates, state, params=None, *, losses=None, **extra):
         merged, inner, weights, gram = _from_rows(made, updates, T, state, losses, key)
     if made.max_norm:
         shared = clipped(R.shared_part(merged, made.owners), made.max_norm)
-        merged = R.join(shared, merged, made.owners)
+        merged = R.either(shared, merged)
     gram = state.gram if gram is None else gram
     seen = (weights, gram) if made.tasks else ((), ())
     return merged, AggregateState(state.count + 1, inner, *seen)
@@ -214,7 +214,7 @@ def _from_rows(made, updates, T, state, losses, key):
     if gram is None and made.watch and made.tasks:
         due = state.count % made.watch == 0
         gram = jax.lax.cond(due, lambda: R.gramian(rows), lambda: state.gram)
-    return R.join(shared, updates, made.owners), inner, w, gram
+    return R.either(shared, updates), inner, w, gram
 
 
 def _members(made: _Merge, shared: Tree) -> dict[str, int]:

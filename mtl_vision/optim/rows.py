@@ -114,10 +114,23 @@ def shared_part(tree: Tree, owners: Owners) -> Tree:
     return rules.map_with_path(lambda path, x: None if path in owners else x, tree)
 
 
-def join(shared: Tree, tree: Tree, owners: Owners) -> Tree:
-    """Returns `tree` with its shared leaves from `shared`."""
-    found = rules.flatten(shared)
-    return rules.map_with_path(lambda path, x: x if path in owners else found[path], tree)
+def own_part(tree: Tree, owners: Owners) -> Tree:
+    """Returns the tree with None for every shared leaf."""
+    return rules.map_with_path(lambda path, x: x if path in owners else None, tree)
+
+
+def either(a: Tree, b: Tree) -> Tree:
+    """Returns the leaves of `a`, and those of `b` where `a` has None."""
+    return jax.tree.map(lambda x, y: y if x is None else x, a, b, is_leaf=lambda x: x is None)
+
+
+def times(tree: Tree, owners: Owners, w: jax.Array, own: jax.Array) -> Tree:
+    """Multiplies shared leaves by the scalar `w` and the others by the scalar `own`."""
+
+    def scale(path: str, x: jax.Array) -> jax.Array:
+        return x * (own if path in owners else w).astype(x.dtype)
+
+    return rules.map_with_path(scale, tree)
 
 
 def summed(updates: Any, owners: Owners, tasks: int) -> Tree:
@@ -126,7 +139,7 @@ def summed(updates: Any, owners: Owners, tasks: int) -> Tree:
         ones = jnp.ones(tasks)
         return updates.combine(ones, ones)
     merged = jax.tree.map(lambda g: g.sum(0), shared_part(updates, owners))
-    return join(merged, updates, owners)
+    return either(merged, updates)
 
 
 def scale_rows(updates: Any, w: jax.Array, owners: Owners, tasks: Sequence[str]) -> Any:
@@ -139,7 +152,7 @@ def scale_rows(updates: Any, w: jax.Array, owners: Owners, tasks: Sequence[str])
         return g * w.reshape(-1, *[1] * (g.ndim - 1)).astype(g.dtype)
 
     rows = jax.tree.map(scale, shared_part(updates, owners))
-    return join(rows, scale_own(updates, owners, w, tasks), owners)
+    return either(rows, scale_own(updates, owners, w, tasks))
 
 
 def keep_rows(good: jax.Array, rows: Tree) -> Tree:

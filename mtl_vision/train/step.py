@@ -13,96 +13,60 @@ from jax.sharding import PartitionSpec as P
 from mtl_vision import losses, optim, parallel, tasks
 from mtl_vision.models import mtl
 from mtl_vision.tasks import Task
+from mtl_vision.train.gradients import LOSSES, PLAIN, Gradients, Part, task_gradient
 from mtl_vision.train.state import TrainState
 
 Tree = Any
 Batch = Mapping[str, Mapping[str, Any]]
 Tasks = Mapping[str, Sequence[Task]]
-Values = dict[str, jax.Array]
-# params -> ({task: weighted loss}, aux)
-Losses = Callable[[Tree], tuple[Values, Any]]
-# (losses, params) -> (gradients, aux); see `sum_gradient`
-Gradients = Callable[[Losses, Tree], tuple[Tree, Any]]
 
 
-def sum_gradient(weighted: Losses, params: Tree) -> tuple[Tree, Any]:
-    """The gradient of the sum of all task losses.
-
-    A strategy with per-task gradients has this form too: its leaves may carry an axis of tasks,
-    which the first link of the optax chain takes away.
-    """
-
-    def total(params: Tree) -> tuple[jax.Array, Any]:
-        values, aux = weighted(params)
-        return sum(values.values()), aux
-
-    return jax.grad(total, has_aux=True)(params)
-
-
-def paired_losses(
-    model_of: Callable[[Tree], Any], stats: Tree, batch: Batch, key: jax.Array, groups: Tasks
-) -> tuple[Values, Tree]:
-    """Runs every dataset's rows through the model, and only that dataset's tasks.
+def parts_of(
+    params: Tree, batch: Batch, key: jax.Array, *, graphdef: Any, frozen: Tree, groups: Tasks
+) -> list[Part]:
+    """Cuts a batch by dataset; every dataset runs its own tasks only.
 
     Args:
-      model_of: statistics -> model.
-      stats: running statistics. They pass through the datasets in the order of `groups`.
+      params: the trained parameters.
       batch: ``{dataset: {image, labels, masks}}``.
       key: split over the datasets.
-      groups: tasks by dataset.
+      graphdef: the model's structure.
+      frozen: the other parameters.
+      groups: tasks by dataset, with the loss weights to use.
 
-    Returns: unweighted losses by task, and the new statistics.
+    Returns: one `Part` per dataset in the order of `groups`; statistics pass from one to the next.
     """
-    values = {}
-    for (dataset, group), k in zip(groups.items(), jax.random.split(key, len(groups)), strict=True):
-        part = batch[dataset]
-        model = model_of(stats)
-        preds = model(part["image"], dataset=dataset, key=k)
-        stats = mtl.statistics(model)
-        for task in group:
-            label, mask = part["labels"][task.kind], part["masks"][task.kind]
-            values[task.name] = losses.mean(*task.loss(preds[task.kind], label, mask))
-    return values, stats
+
+    def part(dataset: str, group: Sequence[Task], key: jax.Array) -> Part:
+        rows, keys = batch[dataset], jax.random.split(key)
+
+        def encode(trunk: Tree, stats: Tree) -> tuple[Tree, Tree]:
+            model = mtl.merge(graphdef, replaced(params, "backbone", trunk), frozen, stats)
+            features = model.encode(rows["image"], dataset=dataset, key=keys[0])
+            return features, mtl.statistics(model)
+
+        def decode(head: Tree, features: Tree, stats: Tree) -> tuple[jax.Array, Any]:
+            model = mtl.merge(graphdef, replaced(params, "decoder", head), frozen, stats)
+            size = rows["image"].shape[1:3]
+            preds = model.decode(features, size, dataset=dataset, key=keys[1])
+            values = {
+                t.name: losses.mean(
+                    *t.loss(preds[t.kind], rows["labels"][t.kind], rows["masks"][t.kind])
+                )
+                for t in group
+            }
+            weighted = jnp.stack([t.weight * values[t.name] for t in group])
+            return weighted, (values, mtl.statistics(model))
+
+        return Part(tuple(t.name for t in group), encode, decode)
+
+    keys = jax.random.split(key, len(groups))
+    return [part(name, group, k) for (name, group), k in zip(groups.items(), keys, strict=True)]
 
 
-def accumulated(
-    function: Callable[..., tuple[Tree, tuple[Values, Tree]]],
-    params: Tree,
-    stats: Tree,
-    batch: Batch,
-    key: jax.Array,
-    parts: int,
-) -> tuple[Tree, tuple[Values, Tree]]:
-    """Averages gradients and losses over micro-batches that run one after another.
-
-    Args:
-      function: ``(params, stats, batch, key) -> (gradients, (losses, stats))``.
-      params: parameters.
-      stats: statistics; they pass through the micro-batches.
-      batch: arrays ``[B, ...]``. Micro-batch j takes rows j, j + parts, ..., so each device
-        keeps its rows.
-      key: split over the micro-batches.
-      parts: number of micro-batches; it divides B.
-
-    Returns: as `function`. Losses that divide by the number of valid pixels are means over
-      micro-batches of their own means.
-    """
-    if parts == 1:
-        return function(params, stats, batch, key)
-    batch = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch)
-    keys = jax.random.split(key, parts)
-    first = jax.tree.map(lambda x: x[0], (batch, keys))
-    grads, (values, _) = jax.eval_shape(function, params, stats, *first)
-
-    def add(carry: tuple[Tree, Tree], part: tuple[Batch, jax.Array]) -> tuple[Any, None]:
-        sums, stats = carry
-        grads, (values, stats) = function(params, stats, *part)
-        return (jax.tree.map(jnp.add, sums, (grads, values)), stats), None
-
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (grads, values))
-    (sums, stats), _ = jax.lax.scan(add, (zeros, stats), (batch, keys))
-    grads, values = jax.tree.map(lambda x: x / parts, sums)
-    return grads, (values, stats)
+def replaced(params: Tree, name: str, value: Tree) -> Tree:
+    """Returns `params` with another entry of that name, if it has one."""
+    return params | {name: value} if name in params else params
 
 
 def train_step(
@@ -112,10 +76,11 @@ def train_step(
     graphdef: Any,
     groups: Tasks,
     tx: optax.GradientTransformation,
-    gradients: Gradients = sum_gradient,
+    gradients: Gradients = PLAIN,
+    again: Gradients | None = None,
     average: Callable[[Tree, Tree, jax.Array], Tree] | None = None,
     accumulate: int = 1,
-) -> tuple[TrainState, Values]:
+) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update from one sub-batch of every dataset. Pure; see `jit_train_step`.
 
     Where the loss, a gradient or the update is not finite, nothing of the state changes, not even
@@ -126,47 +91,54 @@ def train_step(
       batch: ``{dataset: {"image": [B, H, W, 3], "labels": {kind}, "masks": {kind}}}``.
       graphdef: the model's structure.
       groups: tasks by dataset, with the loss weights to use.
-      tx: the optax chain. Links get the extra arguments `losses` (weighted, by task) and
-        `grad_fn` (parameters -> gradients on this batch, with the same randomness).
-      gradients: how losses become gradients.
+      tx: the optax chain. Links get the extra arguments `losses` (``[T]``, weighted), and on this
+        batch with the same randomness, from other parameters: `grad_fn` (to what `again` gives),
+        `task_grad_fn` (task and parameters to the plain gradient of that task), `loss_fn`
+        (to ``[T]`` losses).
+      gradients: how losses become what the first link takes; see `train.gradients`.
+      again: the same for `grad_fn`; `gradients` by default.
       average: ``(ema, params, updates done) -> ema``, see `optim.averaging`.
-      accumulate: micro-batches; see `accumulated`.
+      accumulate: micro-batches; see `gradients.accumulated`.
 
     Returns: the next state, and scalars: ``loss/<task>`` unweighted, ``loss/total`` weighted,
-      ``norm/gradient`` before clipping, ``norm/update``, ``lr``, ``finite``.
+      ``norm/gradient`` merged and before clipping, ``norm/update``, ``lr``, ``finite``; and what
+      `optim.conflict` says of the tasks, if anything.
     """
-    weights = {task.name: task.weight for group in groups.values() for task in group}
     key = jax.random.fold_in(state.key, state.step)
+    names = [t.name for group in groups.values() for t in group]
+    made = partial(parts_of, graphdef=graphdef, frozen=state.frozen, groups=groups)
 
-    def micro(params: Tree, stats: Tree, batch: Batch, key: jax.Array) -> tuple[Tree, Any]:
-        def weighted(params: Tree) -> tuple[Values, Any]:
-            model_of = partial(mtl.merge, graphdef, params, state.frozen)
-            values, new = paired_losses(model_of, stats, batch, key, groups)
-            return {name: weights[name] * v for name, v in values.items()}, (values, new)
+    def run(strategy: Callable[..., Any], params: Tree) -> Any:
+        return strategy(made, params, state.stats, batch, key, accumulate)
 
-        return gradients(weighted, params)
+    def loss_fn(params: Tree) -> jax.Array:
+        return weighted_losses(groups, run(LOSSES, params)[1][0])
 
-    def whole(params: Tree) -> tuple[Tree, tuple[Values, Tree]]:
-        return accumulated(micro, params, state.stats, batch, key, accumulate)
-
-    grads, (values, stats) = whole(state.trainable)
+    updates, (values, stats) = run(gradients, state.trainable)
+    weighted = weighted_losses(groups, values)
     updates, opt = optax.with_extra_args_support(tx).update(
-        grads,
+        updates,
         state.opt,
         state.trainable,
-        losses={name: weights[name] * v for name, v in values.items()},
-        grad_fn=lambda params: whole(params)[0],
+        losses=weighted,
+        loss_fn=loss_fn,
+        grad_fn=lambda params: run(again or gradients, params)[0],
+        task_grad_fn=lambda t, params: run(partial(task_gradient, task=names[t]), params),
     )
-    total = sum(weights[name] * v for name, v in values.items())
     metrics = {f"loss/{name}": v for name, v in values.items()}
-    metrics |= {"loss/total": total, "lr": optim.learning_rate(opt)}
-    metrics |= {"norm/gradient": optim.norm(grads), "norm/update": optim.norm(updates)}
-    checked = jnp.stack([total, metrics["norm/gradient"], metrics["norm/update"]])
+    metrics |= {"loss/total": weighted.sum(), "lr": optim.learning_rate(opt)}
+    metrics |= {"norm/gradient": optim.gradient_norm(opt), "norm/update": optim.norm(updates)}
+    checked = jnp.stack([metrics[k] for k in ("loss/total", "norm/gradient", "norm/update")])
     metrics["finite"] = jnp.isfinite(checked).all()
     params = optax.apply_updates(state.trainable, updates)
     ema = average(state.ema, params, state.step + 1) if average else state.ema
     new = TrainState(state.step + 1, params, state.frozen, stats, opt, ema, state.key)
-    return _keep(metrics["finite"], new, state), metrics
+    return _keep(metrics["finite"], new, state), metrics | optim.conflict(opt)
+
+
+def weighted_losses(groups: Tasks, values: Mapping[str, jax.Array]) -> jax.Array:
+    """Returns the losses ``[T]`` times the tasks' weights."""
+    return jnp.stack([t.weight * values[t.name] for group in groups.values() for t in group])
 
 
 def _keep(finite: jax.Array, new: TrainState, old: TrainState) -> TrainState:
@@ -176,7 +148,7 @@ def _keep(finite: jax.Array, new: TrainState, old: TrainState) -> TrainState:
 
 def jit_train_step(
     mesh: Mesh, shardings: TrainState, **step: Any
-) -> Callable[[TrainState, Batch], tuple[TrainState, Values]]:
+) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
     """Compiles `train_step` for a mesh. The state given to it is used up.
 
     Args:

@@ -223,12 +223,12 @@ def test_other_model_is_explained(tmp_path, begin):
     write(tmp_path, at(begin.state, 1))
     wider = start(width=16)
     message = (
-        r"checkpoint .*1 is of another model: ema/heads/nyud_v2/depth/kernel is \(8, 1\) in the "
+        r"checkpoint .*1 is of another model: ema/decoder/nyud_v2/depth/kernel is \(8, 1\) in the "
         r"checkpoint, \(16, 1\) in the model; .* and \d+ more. Use the config"
     )
     with pytest.raises(DataError, match=message):
         Checkpoints(tmp_path).restore(wider.state)
-    with pytest.raises(DataError, match="trunk/norm/bias is not in the model"):
+    with pytest.raises(DataError, match="backbone/norm/bias is not in the model"):
         Checkpoints(tmp_path).restore(start(norm=False).state)
 
 
@@ -267,24 +267,24 @@ def test_init_takes_what_fits_by_path(tmp_path, begin):
     target = dataclasses.replace(
         other.state, trainable=jax.tree.map(lambda x: x - 50.0, other.state.trainable)
     )
-    skip = ("heads/nyud_v2/depth/.*",)
+    skip = ("decoder/nyud_v2/depth/.*",)
     state, unmatched = init_from(tmp_path, target, skip=skip)
     # The source's moving average, not its parameters.
-    assert_same(state.trainable["trunk"]["fc1"], begin.state.ema["trunk"]["fc1"])
-    assert_same(state.trainable["trunk"]["embed"], begin.state.frozen["trunk"]["embed"])
+    assert_same(state.trainable["backbone"]["fc1"], begin.state.ema["backbone"]["fc1"])
+    assert_same(state.trainable["backbone"]["embed"], begin.state.frozen["backbone"]["embed"])
     assert_same(state.stats, begin.state.stats)
-    depth = target.trainable["heads"]["nyud_v2"]["depth"]
-    assert_same(state.trainable["heads"]["nyud_v2"]["depth"], depth)
+    depth = target.trainable["decoder"]["nyud_v2"]["depth"]
+    assert_same(state.trainable["decoder"]["nyud_v2"]["depth"], depth)
     assert_same(state.ema, state.trainable)
     assert_same((state.step, state.opt, state.key), (target.step, target.opt, target.key))
-    names = ["heads/nyud_v2/depth/bias", "heads/nyud_v2/depth/kernel"]
+    names = ["decoder/nyud_v2/depth/bias", "decoder/nyud_v2/depth/kernel"]
     assert sorted(unmatched.missing) == sorted(unmatched.unused) == names
 
 
 def test_init_with_another_shape_is_refused(tmp_path, begin):
     write(tmp_path, at(begin.state, 1))
     message = (
-        r"14 arrays do not fit, first trunk/embed/bias, which is \(8,\) there and \(16,\) here"
+        r"14 arrays do not fit, first backbone/embed/bias, which is \(8,\) there and \(16,\) here"
     )
     with pytest.raises(DataError, match=message):
         init_from(tmp_path, start(width=16).state)

@@ -11,7 +11,8 @@ import pytest
 
 from mtl_vision import losses, optim, parallel, rules
 from mtl_vision.models import mtl
-from mtl_vision.train.step import accumulated, best_params, jit_eval_step, jit_train_step
+from mtl_vision.train.gradients import accumulated
+from mtl_vision.train.step import best_params, jit_eval_step, jit_train_step
 from tests.train import toy
 
 MESHES = [
@@ -121,9 +122,9 @@ def test_state_lives_where_the_rules_say():
     begin, step = full(tuple(MESHES[-1].items()))
     state, _ = step(copy(begin.state), global_batch(begin))
     leaves = rules.flatten(state)
-    kernel = leaves["trainable/trunk/fc1/kernel"].sharding
+    kernel = leaves["trainable/backbone/fc1/kernel"].sharding
     assert kernel.spec == parallel.P("fsdp", "tensor")
-    owned = [p for p in leaves if p.endswith("trunk/fc1/kernel")]
+    owned = [p for p in leaves if p.endswith("backbone/fc1/kernel")]
     assert len(owned) == 4  # the parameter, its average, two moments
     assert all(leaves[p].sharding == kernel for p in owned)
 
@@ -179,8 +180,8 @@ def test_one_dataset_equals_its_entry_of_a_pair():
     assert not any("pascal" in name for name in metrics)
     for name in ("loss/nyud_v2/depth", "loss/nyud_v2/normals"):
         np.testing.assert_allclose(metrics[name], paired[name], rtol=1e-6)
-    other = begin.state.trainable["heads"]["pascal_context"]
-    assert_trees_close(state.trainable["heads"]["pascal_context"], other, rtol=0, atol=0)
+    other = begin.state.trainable["decoder"]["pascal_context"]
+    assert_trees_close(state.trainable["decoder"]["pascal_context"], other, rtol=0, atol=0)
 
 
 @pytest.mark.devices8
@@ -209,38 +210,13 @@ def test_average_follows_the_parameters():
 
 
 def test_frozen_parameters_stay():
-    begin = toy.start(mesh_of({}), SGD, trainable=(("trunk/.*", False), (".*", True)))
+    begin = toy.start(mesh_of({}), SGD, trainable=(("backbone/.*", False), (".*", True)))
     step = compiled(mesh_of({}), begin, tx=SGD, groups=NYUD)
-    assert set(begin.state.frozen) == {"trunk"} and set(begin.state.trainable) == {"heads"}
+    assert set(begin.state.frozen) == {"backbone"} and set(begin.state.trainable) == {"decoder"}
     state, _ = run(begin, step)
     assert_trees_close(state.frozen, begin.state.frozen, rtol=0, atol=0)
-    before, after = begin.state.trainable["heads"], state.trainable["heads"]
+    before, after = begin.state.trainable["decoder"], state.trainable["decoder"]
     assert (after["nyud_v2"]["depth"]["bias"] != before["nyud_v2"]["depth"]["bias"]).all()
-
-
-def stacked(weighted, params):
-    """Gradients with a leading axis of tasks, as gradient surgery wants them."""
-
-    def vector(params):
-        values, aux = weighted(params)
-        return jnp.stack(list(values.values())), aux
-
-    return jax.jacrev(vector, has_aux=True)(params)
-
-
-def test_per_task_gradients_fit_without_touching_the_step():
-    def update(updates, state, params=None, *, grad_fn, losses):
-        again = jax.tree.leaves(grad_fn(params))[0]
-        same = jnp.allclose(again, jax.tree.leaves(updates)[0]) & (len(losses) == 2)
-        return jax.tree.map(lambda u: jnp.where(same, u.sum(0), jnp.nan), updates), state
-
-    first = optax.GradientTransformationExtraArgs(lambda _: optax.EmptyState(), update)
-    tx = optax.chain(first, SGD)
-    begin = toy.start(mesh_of({}), tx)
-    surgery = compiled(mesh_of({}), begin, tx=tx, groups=NYUD, gradients=stacked, accumulate=2)
-    state, metrics = run(begin, surgery)
-    assert metrics["finite"]
-    assert_trees_close(state.trainable, run(*plain(pair=False))[0].trainable)
 
 
 @pytest.mark.devices8

@@ -6,7 +6,7 @@ import numpy as np
 from flax import nnx
 
 from mtl_vision import optim, parallel, tasks
-from mtl_vision.models.layers import BatchNorm, Linear
+from mtl_vision.models.layers import BatchNorm, Linear, split
 from mtl_vision.train.state import Start, create_state
 
 SIZES = {"pascal_context": (4, 6), "nyud_v2": (6, 4)}
@@ -19,9 +19,9 @@ GROUPS = {
 }
 # Cuts the two shared layers as in a Megatron MLP.
 TABLE = (
-    (r"trunk/fc1/kernel", parallel.P("fsdp", "tensor")),
-    (r"trunk/fc1/bias", parallel.P("tensor")),
-    (r"trunk/fc2/kernel", parallel.P("tensor", "fsdp")),
+    (r"backbone/fc1/kernel", parallel.P("fsdp", "tensor")),
+    (r"backbone/fc1/bias", parallel.P("tensor")),
+    (r"backbone/fc2/kernel", parallel.P("tensor", "fsdp")),
 )
 
 
@@ -41,8 +41,8 @@ class Trunk(nnx.Module):
 class Toy(nnx.Module):
     def __init__(self, *, width: int = 8, norm: bool = False, rate: float = 0.0, seed: int = 0):
         rngs = nnx.Rngs(params=seed)
-        self.trunk = Trunk(width, norm=norm, rngs=rngs)
-        self.heads = nnx.Dict(
+        self.backbone = Trunk(width, norm=norm, rngs=rngs)
+        self.decoder = nnx.Dict(
             {
                 dataset: nnx.Dict({t.kind: Linear(width, t.channels, rngs=rngs) for t in group})
                 for dataset, group in GROUPS.items()
@@ -51,10 +51,19 @@ class Toy(nnx.Module):
         self.rate = rate
 
     def __call__(self, image, *, dataset, key=None):
-        y = self.trunk(image, key)
+        keys = split(key, 2)
+        features = self.encode(image, dataset=dataset, key=keys[0])
+        return self.decode(features, image.shape[1:3], dataset=dataset, key=keys[1])
+
+    def encode(self, image, *, dataset, key=None):
+        del dataset
+        return self.backbone(image, key)
+
+    def decode(self, features, size, *, dataset, key=None):
+        y = features
         if key is not None and self.rate:
             y = jnp.where(jax.random.bernoulli(key, self.rate, y.shape), 0, y)
-        return {kind: head(y) for kind, head in self.heads[dataset].items()}
+        return {kind: head(y) for kind, head in self.decoder[dataset].items()}
 
 
 def batch(size: int = 8, seed: int = 0) -> dict:
