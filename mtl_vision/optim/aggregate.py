@@ -196,7 +196,7 @@ def _from_rows(made, updates, T, state, losses, key):
     own = jnp.ones(T)
     if made.skips:
         good = jnp.isfinite(jnp.diagonal(grams, axis1=1, axis2=2)).all(0)
-        rows, grams = R.keep_rows(good, rows), jnp.where(good[:, None] & good, grams, 0)
+        rows, grams = R.keep_rows(good, rows), jnp.where(good[:, None] & good[None], grams, 0)
         own = good.astype(grams.dtype)
     if made.by_weights:
         w, inner = _weights(made, grams, state.method, losses, key, T)
@@ -248,7 +248,7 @@ def _weights(made, grams, states, losses, key, T):
         if made.sees_gram and method.needs != "cross":
             squared = jnp.diagonal(gram)
             silent = squared <= TINY * squared.sum()  # False for NaN, which must show
-            gram = jnp.where(silent[:, None] | silent, 0, gram)
+            gram = jnp.where(silent[:, None] | silent[None], 0, gram)
         w, state = method.update(gram, state, losses=losses, key=key)
         return jnp.where(silent, 0, w), state
 
