@@ -45,8 +45,13 @@ def get_config() -> mlc.ConfigDict:
         decay=(),
         lr_scale=((".*", 1.0),),
         accumulate=1,
+        per_task="vmap",
         ema=0.0,
     )
+    # No per-task gradients: the plain gradient of the sum. See `mtl_vision.optim.methods`.
+    c.optim.aggregator = dict(name="sum")
+    c.optim.weighting = dict(name="equal")
+    c.optim.sam = dict(name="none")
     c.schedule = dict(name="cosine", warmup=20 * EPOCH, start=1e-3, floor=1e-2, lag=1)
     c.mesh = dict(data=-1, fsdp=1, tensor=1)
     c.eval = dict(split="test", monitor="val", batch=32, limit=0, workers=8)
@@ -58,6 +63,7 @@ def get_config() -> mlc.ConfigDict:
         keep=2,
         best="",
         panels=4,
+        conflicts_every=0,
         dry=False,
     )
     return c

@@ -17,6 +17,8 @@ from mtl_vision.data.transforms import Augment, eval_transform, train_transform
 from mtl_vision.models import mtl
 from mtl_vision.models.backbones import BACKBONES
 from mtl_vision.models.decoders import DECODERS
+from mtl_vision.optim.methods import Methods
+from mtl_vision.optim.rows import Owner
 from mtl_vision.tasks import Task
 
 Groups = dict[str, tuple[Task, ...]]
@@ -61,7 +63,8 @@ def mesh(cfg: Config) -> jax.sharding.Mesh:
     """Returns the mesh, after a look at whether all batches divide over it."""
     made = parallel.make_mesh(**dataclasses.asdict(cfg.mesh))
     batches = {name: data.batch for name, data in cfg.datasets.items()}
-    parallel.check_batches(made, batches, accumulate=cfg.optim.accumulate)
+    halves = 2 if methods(cfg).need == "cross" else 1
+    parallel.check_batches(made, batches, accumulate=halves * cfg.optim.accumulate)
     parallel.check_batches(made, {"evaluation": cfg.eval.batch})
     return made
 
@@ -71,14 +74,38 @@ def sharding_rules(cfg: Config) -> Any:
     return parallel.SHARDINGS[cfg.backbone.name.split("_")[0]]
 
 
+def methods(cfg: Config) -> Methods:
+    """Returns what the config says of the tasks' gradients."""
+    return optim.methods(cfg.aggregator, cfg.weighting, cfg.sam, watch=cfg.run.conflicts_every)
+
+
+def tasks(cfg: Config) -> tuple[str, ...]:
+    """Returns the names of all tasks, in the order of the rows of a Jacobian."""
+    return tuple(task.name for group in groups(cfg).values() for task in group)
+
+
+def owners(cfg: Config) -> dict[str, Owner]:
+    """Returns whose the parameters are that are not shared; nobody's if nobody asks."""
+    if methods(cfg).plain:
+        return {}
+    kinds = {name: [task.kind for task in group] for name, group in groups(cfg).items()}
+    found = mtl.owners(mtl.abstract(model(cfg)), kinds)
+    return {path: Owner(*owner) for path, owner in found.items()}
+
+
 def optimizer(cfg: Config) -> optax.GradientTransformationExtraArgs:
     """Returns the optax chain."""
     batch = sum(data.batch for data in cfg.datasets.values())
     lr = optim.scaled_lr(cfg.optim.lr, batch=batch, lr_batch=cfg.optim.lr_batch)
     schedule = optim.SCHEDULES[cfg.schedule.name]
+    made, names, owned = methods(cfg), tasks(cfg), owners(cfg)
     return optim.chain(
         optim.OPTIMIZERS[cfg.optimizer.name](cfg.optim.decay, **cfg.optimizer.options),
         schedule(lr=lr, steps=cfg.run.steps, **cfg.schedule.options),
+        first=None if made.plain else optim.first_link(made, names, owned),
+        weighting=made.weighting,
+        tasks=names,
+        owners=owned,
         clip_norm=cfg.optim.clip_norm,
         lr_scale=cfg.optim.lr_scale,
     )

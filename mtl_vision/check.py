@@ -6,10 +6,12 @@ from typing import Any
 from mtl_vision.config import Config, Data, Eval, Faults, Input, Mesh, Optim, Run, field_types
 from mtl_vision.data import DATASETS
 from mtl_vision.data.transforms import Augment
-from mtl_vision.errors import nearest
+from mtl_vision.errors import ConfigError, nearest
 from mtl_vision.models.backbones import BACKBONES
 from mtl_vision.models.decoders import DECODERS
 from mtl_vision.optim import OPTIMIZERS, SCHEDULES
+from mtl_vision.optim.loss_weightings import LOSS_WEIGHTINGS
+from mtl_vision.optim.methods import AGGREGATORS, PER_TASK, SAMS, merge, methods, try_out, unfit
 from mtl_vision.tasks import KINDS
 
 PLAIN = ("seed", "protocol", "dtype", "trainable", "init_from", "init_skip")
@@ -37,7 +39,7 @@ def check(values: Mapping[str, Any]) -> Config:
     one_of(faults, "dtype", values["dtype"], ("float32", "bfloat16"))
     input_, datasets = check_data(faults, values["data"], values["protocol"])
     check_weights(faults, values["loss_weights"], datasets)
-    optim, optimizer = check_optim(faults, values["optim"])
+    optim, optimizer, methods = check_optim(faults, values["optim"])
     config = dict(
         {k: values[k] for k in PLAIN},
         input=input_,
@@ -45,6 +47,7 @@ def check(values: Mapping[str, Any]) -> Config:
         loss_weights=values["loss_weights"],
         optim=optim,
         optimizer=optimizer,
+        **methods,
         backbone=faults.component("backbone", values["backbone"], BACKBONES),
         decoder=faults.component("decoder", values["decoder"], DECODERS),
         schedule=faults.component("schedule", values["schedule"], SCHEDULES),
@@ -53,6 +56,7 @@ def check(values: Mapping[str, Any]) -> Config:
         run=faults.record(Run, "run", values["run"]),
     )
     check_run(faults, config["run"], config["eval"], datasets)
+    check_methods(faults, config)
     faults.raise_any()
     return Config(**config)
 
@@ -149,21 +153,50 @@ def check_weights(faults: Faults, weights: Any, datasets: Mapping[str, Data]) ->
         faults.check(not used or kind in weights, f"config.loss_weights.{kind} is missing.")
 
 
-def check_optim(faults: Faults, values: Any) -> tuple[Optim | None, Any]:
-    """Checks ``config.optim``: the common fields, and those of the named optimizer."""
+METHODS = {
+    "aggregator": (AGGREGATORS, merge),
+    "weighting": (LOSS_WEIGHTINGS, None),
+    "sam": (SAMS, None),
+}
+
+
+def check_optim(faults: Faults, values: Any) -> tuple[Optim | None, Any, dict[str, Any]]:
+    """Checks ``config.optim``: the common fields, those of the named optimizer, and the methods."""
     if not isinstance(values, Mapping):
         faults.add(f"config.optim={values!r} is not a section of fields.")
-        return None, None
+        return None, None, dict.fromkeys(METHODS)
     common = field_types(Optim)
     optim = faults.record(Optim, "optim", {k: v for k, v in values.items() if k in common})
-    own = {k: v for k, v in values.items() if k not in common}
+    own = {k: v for k, v in values.items() if k not in (*common, *METHODS)}
     optimizer = faults.component("optim", own, OPTIMIZERS)
+    methods = {
+        name: faults.component(f"optim.{name}", values.get(name), table, also)
+        for name, (table, also) in METHODS.items()
+    }
     if optim:
         faults.check(optim.lr > 0, f"config.optim.lr={optim.lr} is not positive.")
         faults.check(optim.accumulate > 0, "config.optim.accumulate is not positive.")
         text = f"config.optim.ema={optim.ema} is a decay: 0 for none, or below 1."
         faults.check(0 <= optim.ema < 1, text)
-    return optim, optimizer
+        one_of(faults, "optim.per_task", optim.per_task, PER_TASK)
+    return optim, optimizer, methods
+
+
+def check_methods(faults: Faults, config: Mapping[str, Any]) -> None:
+    """Checks that aggregator, weighting and SAM can be made, and that they fit together."""
+    if any(config[name] is None for name in (*METHODS, "optim", "run")):
+        return
+    tasks = [f"{name}/{kind}" for name, data in config["datasets"].items() for kind in data.tasks]
+    parts = [config[name] for name in METHODS]
+    try:
+        made = methods(*parts, watch=config["run"].conflicts_every)
+        try_out(made, len(tasks))
+    except ConfigError as e:
+        faults.add(str(e))
+        return
+    optim = config["optim"]
+    if text := unfit(made, optim.per_task, optim.accumulate):
+        faults.add(text)
 
 
 def check_run(
@@ -174,8 +207,9 @@ def check_run(
         faults.check(run.steps > 0, f"config.run.steps={run.steps} is not positive.")
         faults.check(run.log_every > 0, f"config.run.log_every={run.log_every} is not positive.")
         faults.check(run.keep > 0, f"config.run.keep={run.keep} is not positive.")
-        low = min(run.eval_every, run.save_every, run.panels)
-        faults.check(low >= 0, "config.run.eval_every, .save_every and .panels: 0 means never.")
+        low = min(run.eval_every, run.save_every, run.panels, run.conflicts_every)
+        text = "config.run.eval_every, .save_every, .panels and .conflicts_every: 0 means never."
+        faults.check(low >= 0, text)
         if run.best:
             tasks = [f"{name}/{kind}" for name, data in datasets.items() for kind in data.tasks]
             known = run.best.rpartition("/")[0] in tasks

@@ -21,6 +21,9 @@ GIVEN = {
     "decoder": {"rngs", "dtype", "outputs", "channels", "strides"},
     "schedule": {"steps", "lr"},
     "optim": set(),
+    "optim.aggregator": {"watch", "seed"},
+    "optim.weighting": set(),
+    "optim.sam": {"flat", "pair"},
 }
 
 
@@ -109,6 +112,8 @@ class Run:
         ``""`` keeps none. Needs ``eval_every``.
       keep: newest checkpoints kept.
       panels: images per dataset in the prediction panels.
+      conflicts_every: steps between two looks at the tasks' gradients: their norms and cosines, the
+        conflicting pairs, the weights, and a picture. Takes per-task gradients in every step.
       dry: print the resolved plan and stop.
     """
 
@@ -119,6 +124,7 @@ class Run:
     keep: int
     best: str
     panels: int
+    conflicts_every: int
     dry: bool
 
 
@@ -134,6 +140,8 @@ class Optim:
         biases.
       lr_scale: (path regex, factor on the learning rate) rules.
       accumulate: micro-batches one step is cut into.
+      per_task: how per-task gradients are taken, where the aggregator needs them: ``vmap``,
+        ``scan``, ``passes``, ``two_pass`` or ``features``; see `mtl_vision.train.gradients`.
       ema: decay of the moving average of the parameters, 0 for none.
     """
 
@@ -143,6 +151,7 @@ class Optim:
     decay: tuple[tuple[str, float], ...]
     lr_scale: tuple[tuple[str, float], ...]
     accumulate: int
+    per_task: str
     ema: float
 
 
@@ -174,6 +183,9 @@ class Config:
     init_skip: tuple[str, ...]
     optim: Optim
     optimizer: Component
+    aggregator: Component
+    weighting: Component
+    sam: Component
     schedule: Component
     mesh: Mesh
     eval: Eval
@@ -267,8 +279,13 @@ class Faults:
         self.types(field, values, kinds)
         return cls(**values) if len(self.found) == before else None
 
-    def component(self, field: str, values: Any, table: Mapping[str, Callable]) -> Any:
-        """Returns the `Component` that `values` describe, its fields held to the factory's."""
+    def component(
+        self, field: str, values: Any, table: Mapping[str, Callable], also: Callable | None = None
+    ) -> Any:
+        """Returns the `Component` that `values` describe, its fields held to the factory's.
+
+        Fields that the factory does not take may be `also`'s.
+        """
         if not isinstance(values, Mapping) or "name" not in values:
             self.add(f"config.{field} needs a name, one of {', '.join(sorted(table))}.")
             return None
@@ -280,7 +297,8 @@ class Faults:
                 f"config.{field}.name={name!r} is not one of {choices}.{nearest(str(name), table)}"
             )
             return None
-        kinds = options_of(table[name], GIVEN[field])
+        kinds = options_of(also, GIVEN[field]) if also else {}
+        kinds |= options_of(table[name], GIVEN[field])
         self.unknown(field, options, kinds)
         self.types(field, options, kinds)
         return Component(name, options)

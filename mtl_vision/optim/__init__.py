@@ -3,6 +3,7 @@
 from mtl_vision.optim.averages import AVERAGES, averaging
 from mtl_vision.optim.chain import chain, gradient_norm, learning_rate
 from mtl_vision.optim.conflict import conflict
+from mtl_vision.optim.methods import first_link, methods
 from mtl_vision.optim.optimizers import adam, adamw, norm, sgd
 from mtl_vision.optim.schedules import constant, cosine, linear, poly, scaled_lr, stairs
 
@@ -23,8 +24,10 @@ __all__ = [
     "averaging",
     "chain",
     "conflict",
+    "first_link",
     "gradient_norm",
     "learning_rate",
+    "methods",
     "norm",
     "scaled_lr",
 ]

@@ -13,9 +13,11 @@ from mtl_vision.config import Config
 from mtl_vision.data.pipeline import to_device
 from mtl_vision.errors import ConfigError, RunError
 from mtl_vision.evaluate import Evaluator, write_result
+from mtl_vision.optim.conflict import broken, cosines, figures
 from mtl_vision.train import setup
 from mtl_vision.train.log import Log, Progress
 from mtl_vision.train.step import best_params
+from mtl_vision.viz.conflicts import heat_map
 
 
 def train(cfg: Config, workdir: pathlib.Path, say: setup.Say = logging.info) -> dict[str, Any]:
@@ -57,13 +59,16 @@ def steps(cfg, mesh, start, state, evaluator, checkpoints, log) -> Any:
     progress = Progress(steps=last, start=first, images=images)
     batches = to_device(build.train_batches(cfg, first), parallel.batch_sharding(mesh))
     seen: list[Any] = []
+    names = build.tasks(cfg)
     try:
         for step in range(first + 1, last + 1):
             state, metrics = train_step(state, next(batches))
             seen.append(metrics)
-            due = [every and step % every == 0 for every in (run.eval_every, run.save_every)]
+            rhythm = (run.eval_every, run.save_every, run.conflicts_every)
+            due = [every and step % every == 0 for every in rhythm]
             if step % run.log_every == 0 or any(due) or step == last:
-                values = summary(seen, step)
+                values, found = summary(seen, step, names)
+                values |= look_at_tasks(found, names, step, log, picture=bool(due[2]))
                 seen = []
                 losses = {k.removeprefix("loss/"): v for k, v in values.items() if "loss/" in k}
                 values["images_per_second"] = progress.show(step, losses)
@@ -76,23 +81,40 @@ def steps(cfg, mesh, start, state, evaluator, checkpoints, log) -> Any:
     return state
 
 
-def summary(seen: Sequence[Any], step: int) -> dict[str, float]:
-    """Returns the means of the steps' metrics since the last look.
+def summary(
+    seen: Sequence[Any], step: int, tasks: Sequence[str]
+) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """Returns the means of the steps' scalars since the last look, and the last step's arrays.
 
     Raises:
       RunError: one of the steps was not finite.
     """
     host = jax.device_get(list(seen))
+    arrays = [{k: m.pop(k) for k in list(m) if np.ndim(m[k])} for m in host]
     for i, metrics in enumerate(host):
         if not metrics["finite"]:
             bad = [k for k, v in metrics.items() if k != "finite" and not np.isfinite(v)]
+            bad += [f"gradient of {task}" for task in broken(arrays[i], tasks)]
             raise RunError(
                 f"step {step - len(host) + 1 + i} is not finite ({', '.join(bad)}). The state "
                 f"before it is kept in the newest checkpoint. Lower config.optim.lr, set "
                 f"config.optim.clip_norm, or look at the data."
             )
     names = [name for name in host[0] if name != "finite"]
-    return {name: float(np.mean([m[name] for m in host])) for name in names}
+    return {name: float(np.mean([m[name] for m in host])) for name in names}, arrays[-1]
+
+
+def look_at_tasks(
+    found: dict[str, np.ndarray], tasks: Sequence[str], step: int, log: Log, *, picture: bool
+) -> dict[str, float]:
+    """Returns scalars of the tasks' weights; with `picture` of their gradients too, and draws."""
+    if not picture:
+        return figures({k: v for k, v in found.items() if k != "tasks/gram"}, tasks)
+    values = figures(found, tasks)
+    norms = np.array([values[f"tasks/norm/{task}"] for task in tasks])
+    drawn = heat_map(cosines(found["tasks/gram"]), tasks, norms, found["tasks/weight"])
+    log.picture(step, "conflicts", drawn)
+    return values
 
 
 def look(cfg, evaluator, state, step, log) -> float | None:

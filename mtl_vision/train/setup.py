@@ -2,6 +2,7 @@
 
 import pathlib
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -9,8 +10,18 @@ import jax
 from mtl_vision import build, optim
 from mtl_vision.config import Config
 from mtl_vision.errors import DataError
+from mtl_vision.optim.methods import HELD
 from mtl_vision.train import checkpoint
 from mtl_vision.train.checkpoint import Checkpoints
+from mtl_vision.train.gradients import (
+    PLAIN,
+    Gradients,
+    additive,
+    independent_halves,
+    joint,
+    per_task,
+    two_pass,
+)
 from mtl_vision.train.state import Start, TrainState, create_state
 from mtl_vision.train.step import jit_train_step
 from mtl_vision.train.transfer import init_from
@@ -35,15 +46,40 @@ def start(cfg: Config) -> tuple[jax.sharding.Mesh, Start]:
 
 def train_step(cfg: Config, devices: jax.sharding.Mesh, made: Start) -> Callable[..., Any]:
     """Returns the compiled ``(state, batch) -> (state, metrics)``."""
+    gradients, again = strategies(cfg)
     return jit_train_step(
         devices,
         made.shardings,
         graphdef=made.graphdef,
         groups=build.groups(cfg),
         tx=build.optimizer(cfg),
+        gradients=gradients,
+        again=again,
         average=optim.averaging(cfg.optim.ema) if cfg.optim.ema else None,
         accumulate=cfg.optim.accumulate,
     )
+
+
+def strategies(cfg: Config) -> tuple[Gradients, Gradients]:
+    """Returns how the first link's gradients are taken, and those at perturbed parameters."""
+    made, owners = build.methods(cfg), build.owners(cfg)
+    held = partial(per_task, owners=owners, pull=cfg.optim.per_task)
+    joined = partial(joint, owners=owners, tasks=build.tasks(cfg))
+    if made.plain:
+        return PLAIN, PLAIN
+    if made.need == "losses":
+        again = joined
+    elif made.need == "cross":
+        pull, names = cfg.optim.per_task, build.tasks(cfg)
+        again = partial(independent_halves, owners=owners, tasks=names, pull=pull)
+    elif cfg.optim.per_task in HELD:
+        again = additive(held)
+    else:
+        gram = "features" if cfg.optim.per_task == "features" else "rows"
+        again = additive(partial(two_pass, owners=owners, gram=gram))
+    # SAM climbs along the gradient of the sum, task-wise SAM along every task's own.
+    first = {"sam": joined, "task_sam": additive(held)}
+    return first.get(made.sam, again), again
 
 
 def checkpoints(cfg: Config, workdir: pathlib.Path) -> Checkpoints:

@@ -42,6 +42,13 @@ def ramp(x: np.ndarray) -> np.ndarray:
     return np.stack(channels, -1).round().astype(np.uint8)
 
 
+def signed(x: np.ndarray) -> np.ndarray:
+    """Maps ``[...]`` floats, clipped to -1..1, to uint8 colours: red, white at 0, blue."""
+    x = np.clip(np.nan_to_num(x), -1, 1)[..., None]
+    far = np.where(x < 0, (178, 24, 43), (33, 102, 172))
+    return (255 + np.abs(x) * (far - 255)).round().astype(np.uint8)
+
+
 def colorize(
     kind: str, value: np.ndarray, mask: np.ndarray | None = None, *, classes: int = 0
 ) -> np.ndarray:
