@@ -76,10 +76,10 @@ class Block(nnx.Module):
     def __call__(
         self, x: jax.Array, *, rate: jax.Array | float = 0.0, key: jax.Array | None = None
     ) -> jax.Array:
-        keys = split(key, 4)
-        branch = self.scale1(self.attn(self.norm1(x), key=keys[0]))
+        keys = split(key, 6)
+        branch = self.scale1(self.attn(self.norm1(x), key=keys[0]), key=keys[4])
         x = x + drop_path(branch, rate, keys[1])
-        branch = self.scale2(self.mlp(self.norm2(x), key=keys[2]))
+        branch = self.scale2(self.mlp(self.norm2(x), key=keys[2]), key=keys[5])
         return x + drop_path(branch, rate, keys[3])
 
 

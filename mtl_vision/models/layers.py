@@ -51,8 +51,15 @@ def expand(x: jax.Array, ndim: int) -> jax.Array:
     return jax.lax.expand_dims(x, range(ndim - x.ndim))
 
 
+class AdapterParam(nnx.Param):
+    """A parameter that an adapter adds and all tasks share."""
+
+
 class TaskParam(nnx.Param):
-    """A parameter whose leading axis is the tasks, in their order; each owns its slice."""
+    """A parameter whose leading axis is the tasks, in their order; each owns its slice.
+
+    The metadata `used`, a fraction, says how much of it is not padding.
+    """
 
 
 class Identity(nnx.Module):
@@ -230,3 +237,17 @@ def drop_path(x: jax.Array, rate: jax.Array | float, key: jax.Array | None) -> j
     kept = jax.random.bernoulli(key, 1 - rate, x.shape[:2])
     factor = (kept / (1 - rate)).astype(x.dtype)
     return x * jax.lax.expand_dims(factor, range(2, x.ndim))
+
+
+def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
+    """Zeroes values with probability `rate` and rescales the others (arXiv 1207.0580).
+
+    Args:
+      x: any array.
+      rate: in [0, 1), to 16 bits; 0.0 costs nothing.
+      key: None in evaluation: nothing is dropped.
+    """
+    if key is None or rate == 0.0:
+        return x
+    kept = jax.random.bits(key, x.shape, "uint16") >= round(rate * 2**16)
+    return jnp.where(kept, x / (1 - rate), 0)

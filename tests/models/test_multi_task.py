@@ -75,7 +75,7 @@ class Taps(nnx.Module):
     """A backbone whose streams hold their numbers."""
 
     def __init__(self, streams, shared):
-        self.streams, self.shared, self.strides = streams, shared, (8,)
+        self.streams, self.shared, self.strides, self.tasks = streams, shared, (8,), ()
 
     def __call__(self, image, *, key=None):
         numbers = jnp.arange(float(self.streams)).reshape(-1, 1, 1, 1, 1)

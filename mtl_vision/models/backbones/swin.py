@@ -87,8 +87,7 @@ class Swin(nnx.Module):
       remat: a key of `blocks.REMAT`.
       dtype: compute type.
 
-    Attributes: `channels` and `strides` of the taps; `handover`, called on what a stage passes to
-    the next (Identity), and `shared`, how many leading streams are shared by all tasks.
+    Attributes: `channels` and `strides` of the taps, and what adapters set; see `adapters`.
 
     Raises:
       ConfigError: depths, heads and windows of different lengths, heads that do not divide the
@@ -148,9 +147,14 @@ class Swin(nnx.Module):
         self.strides = tuple(patch * 2**i for i in levels)
         norm = functools.partial(LayerNorm, dtype=dtype) if out_norm else lambda _: Identity()
         self.out_norms = nnx.List([norm(c) for c in self.channels])
-        self.entry, self.handover, self.shared = Identity(), Identity(), 1
+        self.generate, self.entry, self.handover = Identity(), Identity(), Identity()
+        self.shared, self.carried, self.tasks = 1, False, ()
 
     def __call__(self, image: jax.Array, *, key: jax.Array | None = None) -> list[jax.Array]:
+        return self.generate(self).features(image, key=key)
+
+    def features(self, image: jax.Array, *, key: jax.Array | None = None) -> list[jax.Array]:
+        """What `__call__` returns, once `generate` has made the adapters' weights."""
         x = self.entry(self.embed(image)[None])
         taps = []
         keys = split(key, 2 * len(self.stages))

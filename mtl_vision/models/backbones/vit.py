@@ -71,9 +71,7 @@ class ViT(nnx.Module):
       remat: a key of `blocks.REMAT`; a stage is what lies between two taps.
       dtype: compute type.
 
-    Attributes: `channels` and `strides` of the taps; `entry`, called on the tokens before the
-      first block, and `handover`, between taps (both Identity); `shared`, how many leading
-      streams are shared by all tasks.
+    Attributes: `channels` and `strides` of the taps, and what adapters set; see `adapters`.
 
     Raises:
       ConfigError: taps that do not rise to `depth`, heads that do not divide the width, or an
@@ -121,10 +119,12 @@ class ViT(nnx.Module):
         self.pos_embed = table(int(class_token) + grid[0] * grid[1])
         if scan:
             self.segments = nnx.List([_stacked(block, n, rngs) for n in self._lengths()])
+            self.tails = nnx.List([])
         else:
             self.blocks = nnx.List([block(rngs) for _ in range(depth)])
         self.norm = LayerNorm(channels, eps=EPS, dtype=dtype)
-        self.entry, self.handover, self.shared = Identity(), Identity(), 1
+        self.generate, self.entry, self.handover = Identity(), Identity(), Identity()
+        self.shared, self.carried, self.tasks = 1, False, ()
         self.rates = drop_rates(drop_path, depth)
         self.grid, self.position_resize, self.scan, self.remat = grid, position_resize, scan, remat
         self.channels, self.strides = (channels,) * len(self.taps), (patch,) * len(self.taps)
@@ -132,7 +132,24 @@ class ViT(nnx.Module):
     def _lengths(self):
         return [stop - start for start, stop in zip((0, *self.taps), self.taps, strict=False)]
 
+    def detach(self) -> None:
+        """Takes the last block before every tap out of its stack: it may then change the streams.
+
+        Its parameters move from ``segments/i`` to ``tails/i``.
+        """
+        if not self.scan or len(self.tails):
+            return
+        for i, length in enumerate(self._lengths()):
+            stack = self.segments[i]
+            self.tails.append(jax.tree.map(lambda leaf: leaf[-1], stack))
+            rest = jax.tree.map(lambda leaf: leaf[:-1], stack) if length > 1 else Identity()
+            self.segments[i] = rest
+
     def __call__(self, image: jax.Array, *, key: jax.Array | None = None) -> list[jax.Array]:
+        return self.generate(self).features(image, key=key)
+
+    def features(self, image: jax.Array, *, key: jax.Array | None = None) -> list[jax.Array]:
+        """What `__call__` returns, once `generate` has made the adapters' weights."""
         patches = self.patch_embed(image)
         _, h, w, _ = patches.shape
         x = self.entry(self.embed(patches)[None])
@@ -146,10 +163,19 @@ class ViT(nnx.Module):
         return out
 
     def _segment(self, x, i, start, stop, key):
-        options = dict(rates=self.rates[start:stop], remat=self.remat, key=key)
-        if self.scan:
-            return scan_blocks(self.segments[i], x, **options)
-        return run_blocks(self.blocks[start:stop], x, **options)
+        if not self.scan:
+            return self._loop(self.blocks[start:stop], x, start, key)
+        tail = self.tails[i : i + 1]
+        cut = stop - len(tail)
+        keys = split(key, 2) if tail else (key, None)
+        if cut > start:
+            rates = self.rates[start:cut]
+            x = scan_blocks(self.segments[i], x, rates=rates, remat=self.remat, key=keys[0])
+        return self._loop(tail, x, cut, keys[1]) if tail else x
+
+    def _loop(self, blocks, x, start, key):
+        rates = self.rates[start : start + len(blocks)]
+        return run_blocks(blocks, x, rates=rates, remat=self.remat, key=key)
 
     def positions(self, h: int, w: int) -> jax.Array:
         """Returns the position table for a grid of h x w: ``[0 or 1 + h*w, C]``."""
