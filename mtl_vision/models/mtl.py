@@ -8,7 +8,7 @@ from flax import nnx
 
 from mtl_vision import rules
 from mtl_vision.errors import ConfigError
-from mtl_vision.models.adapters.streams import select, task_streams
+from mtl_vision.models.adapters.streams import select, task_axis, task_streams
 from mtl_vision.models.layers import TaskParam, widen
 from mtl_vision.models.layers import split as split_key
 from mtl_vision.models.resize import resize
@@ -75,7 +75,7 @@ def owners(
     """Says which parameters one task alone owns, or one task per slice.
 
     A parameter below ``<dataset>/.../<kind>`` is that task's. A `TaskParam` has a slice per task
-    on its first axis: the tasks of the dataset it is below, or of all datasets. All others are
+    on its `task_axis`: the tasks of the dataset it is below, or of all datasets. All others are
     shared, by the tasks of one dataset at least.
 
     Args:
@@ -94,7 +94,7 @@ def owners(
         if kind:
             found["/".join(path)] = (f"{dataset}/{kind}",), None
         elif isinstance(variable, TaskParam):
-            found["/".join(path)] = tuple(names), 0
+            found["/".join(path)] = tuple(names), task_axis("/".join(path))
     return found
 
 
@@ -137,6 +137,16 @@ def abstract(build: Any) -> Any:
     return nnx.eval_shape(build)
 
 
+def sizes(model: nnx.Module) -> dict[str, int]:
+    """Returns how many numbers every parameter has, by path; padding of `TaskParam` left out."""
+
+    def size(variable):
+        return int(variable.get_value().size * variable.get_metadata("used", 1))
+
+    flat = nnx.to_flat_state(nnx.state(model, nnx.Param))
+    return {"/".join(map(str, path)): size(variable) for path, variable in flat}
+
+
 def parameter_table(model: nnx.Module, *, depth: int = 2) -> list[tuple[str, int]]:
     """Counts parameters by component.
 
@@ -147,7 +157,7 @@ def parameter_table(model: nnx.Module, *, depth: int = 2) -> list[tuple[str, int
     Returns: ``(path prefix, count)`` rows in tree order, and ``("total", count)`` at the end.
     """
     counts: dict[str, int] = {}
-    for path, leaf in parameters(model).items():
+    for path, size in sizes(model).items():
         component = "/".join(path.split("/")[:depth])
-        counts[component] = counts.get(component, 0) + leaf.size
+        counts[component] = counts.get(component, 0) + size
     return [*counts.items(), ("total", sum(counts.values()))]
