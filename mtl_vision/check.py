@@ -168,9 +168,9 @@ def check_optim(faults: Faults, values: Any) -> tuple[Optim | None, Any, dict[st
     common = field_types(Optim)
     optim = faults.record(Optim, "optim", {k: v for k, v in values.items() if k in common})
     own = {k: v for k, v in values.items() if k not in (*common, *METHODS)}
-    optimizer = faults.component("optim", own, OPTIMIZERS)
+    optimizer = faults.component("optim", own, OPTIMIZERS, beside=[*common, *METHODS])
     methods = {
-        name: faults.component(f"optim.{name}", values.get(name), table, also)
+        name: faults.component(f"optim.{name}", values.get(name), table, also=also)
         for name, (table, also) in METHODS.items()
     }
     if optim:
@@ -184,8 +184,8 @@ def check_optim(faults: Faults, values: Any) -> tuple[Optim | None, Any, dict[st
 
 def check_methods(faults: Faults, config: Mapping[str, Any]) -> None:
     """Checks that aggregator, weighting and SAM can be made, and that they fit together."""
-    if any(config[name] is None for name in (*METHODS, "optim", "run")):
-        return
+    if faults.found:
+        return  # what follows would report them again, in other words
     tasks = [f"{name}/{kind}" for name, data in config["datasets"].items() for kind in data.tasks]
     parts = [config[name] for name in METHODS]
     try:

@@ -280,11 +280,22 @@ class Faults:
         return cls(**values) if len(self.found) == before else None
 
     def component(
-        self, field: str, values: Any, table: Mapping[str, Callable], also: Callable | None = None
+        self,
+        field: str,
+        values: Any,
+        table: Mapping[str, Callable],
+        *,
+        also: Callable | None = None,
+        beside: Iterable[str] = (),
     ) -> Any:
         """Returns the `Component` that `values` describe, its fields held to the factory's.
 
-        Fields that the factory does not take may be `also`'s.
+        Args:
+          field: where the values stand.
+          values: ``name`` and the factory's fields.
+          table: factories by name.
+          also: one more function whose fields may be there.
+          beside: fields of the same section that are checked elsewhere, for hints.
         """
         if not isinstance(values, Mapping) or "name" not in values:
             self.add(f"config.{field} needs a name, one of {', '.join(sorted(table))}.")
@@ -299,7 +310,7 @@ class Faults:
             return None
         kinds = options_of(also, GIVEN[field]) if also else {}
         kinds |= options_of(table[name], GIVEN[field])
-        self.unknown(field, options, kinds)
+        self.unknown(field, options, [*beside, *kinds])
         self.types(field, options, kinds)
         return Component(name, options)
 

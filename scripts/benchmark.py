@@ -22,7 +22,9 @@ from ml_collections import config_flags
 
 from mtl_vision import cli
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "Config of the step.", lock_config=True)
+CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Config of the step.", lock_config=False, accept_new_attributes=True
+)
 REPEATS = flags.DEFINE_integer("repeats", 20, "Runs that are timed.", lower_bound=1)
 AGAINST = flags.DEFINE_enum("against", "", ["", "plain"], "What to compare with.")
 SIDE = flags.DEFINE_integer("side", 448, "Pixels of a side, for input, metrics, edges, render.")

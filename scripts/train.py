@@ -11,7 +11,9 @@ from ml_collections import config_flags
 from mtl_vision import cli
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-CONFIG = config_flags.DEFINE_config_file("config", None, "Config file.", lock_config=True)
+CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Config file.", lock_config=False, accept_new_attributes=True
+)
 WORKDIR = flags.DEFINE_string("workdir", None, "Run folder; made if absent.", required=True)
 
 
