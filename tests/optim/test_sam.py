@@ -245,12 +245,12 @@ def test_a_task_without_a_gradient_stays_and_nan_surfaces():
     assert np.isnan(there["s"][2]).any()
 
 
-def test_the_two_calls_draw_their_own_random_numbers():
+def test_the_two_calls_have_states_and_random_numbers_of_their_own():
     def update(gram, state, *, losses, key):
         return jax.random.normal(key, (2,)), state + 1
 
-    drawn = aggregate(Weighting(lambda T: jnp.zeros(()), update), 2)
-    tx = task_sam(drawn, 2)
+    drawn = Weighting(lambda T: jnp.zeros(()), update)
+    tx = task_sam(aggregate(drawn, 2), 2, flat=aggregate(drawn, 2, seed=1))
     params, rows = {"s": jnp.ones(3)}, {"s": jnp.eye(2, 3)}
     start, seen = tx.init(params), []
     state = start

@@ -12,13 +12,10 @@ import optax
 from mtl_vision import rules
 from mtl_vision.errors import ConfigError, nearest
 from mtl_vision.optim import rows as R
-from mtl_vision.optim.aggregate import AggregateState
 from mtl_vision.optim.contracts import Tree
 from mtl_vision.optim.rows import NOBODY, Owners
 from mtl_vision.optim.sam import perturb
 from mtl_vision.optim.sam.perturb import Ball
-
-APART = 1 << 30  # updates between the random numbers of the two calls of an aggregator
 
 
 class TaskSamState(NamedTuple):
@@ -37,6 +34,7 @@ class TaskSamState(NamedTuple):
 @dataclass(frozen=True)
 class _TaskSam:
     inner: optax.GradientTransformationExtraArgs
+    flat: optax.GradientTransformationExtraArgs
     pair: optax.GradientTransformationExtraArgs | None
     tasks: tuple[str, ...]
     owners: Owners
@@ -54,6 +52,7 @@ def task_sam(
     adaptive: bool = False,
     norm: str = "split",
     mode: str = "separate",
+    flat: optax.GradientTransformation | None = None,
     pair: optax.GradientTransformation | None = None,
     eps: float = 1e-12,
 ) -> optax.GradientTransformationExtraArgs:
@@ -61,8 +60,8 @@ def task_sam(
 
     With g_t the gradient of task t by the shared parameters, ``g_t^SAM`` the one at its perturbed
     parameters, ``g_t^flat = g_t^SAM - g_t`` and A the aggregator `inner`, shared leaves get
-    ``A(g) + A(g^flat)``, A having a state and random numbers of its own for each; a task's own
-    leaves get its plain gradient at the perturbed parameters.
+    ``A(g) + A(g^flat)``, A having a state of its own for each; a task's own leaves get its plain
+    gradient at the perturbed parameters.
 
     Args:
       inner: `aggregate`. It gets all extra arguments.
@@ -78,6 +77,8 @@ def task_sam(
         authors' MultiMNIST code).
       mode: ``separate`` as above; ``direct`` is ``A(g^SAM)``, L-SAM of arXiv 2507.07883;
         ``second`` is ``P(A(g), A(g^flat))``; ``each`` is A of the rows ``P(g_t, g_t^flat)``.
+      flat: A for the differences, `inner` by default. A method that draws random numbers should
+        be another `aggregate` with another seed here.
       pair: P, an `aggregate` of 2 tasks without owners.
       eps: added to norms.
 
@@ -102,6 +103,7 @@ def task_sam(
         raise ConfigError(f"task_sam: mode={mode!r} merges pairs; give pair=aggregate(..., 2).")
     made = _TaskSam(
         optax.with_extra_args_support(inner),
+        optax.with_extra_args_support(flat or inner),
         optax.with_extra_args_support(pair) if pair else None,
         perturb.names_of(tasks),
         owners,
@@ -118,21 +120,8 @@ def _init(made: _TaskSam, params: Tree) -> TaskSamState:
     if made.mode == "each":
         T = len(made.tasks)
         pair = jax.tree.map(lambda x: jnp.stack([x] * T), made.pair.init(shared))
-    flat = _apart(made.inner.init(params)) if made.mode in ("separate", "second") else ()
+    flat = made.flat.init(params) if made.mode in ("separate", "second") else ()
     return TaskSamState(made.inner.init(params), flat, pair)
-
-
-def _apart(state: Tree) -> Tree:
-    """Moves the count of every `aggregate`, which it makes its random numbers from."""
-
-    def move(node: Any) -> Any:
-        return node._replace(count=node.count + APART) if _counts(node) else node
-
-    return jax.tree.map(move, state, is_leaf=_counts)
-
-
-def _counts(node: Any) -> bool:
-    return isinstance(node, AggregateState)
 
 
 def _update(made, updates, state, params=None, *, task_grad_fn=None, **extra):
@@ -154,7 +143,7 @@ def _update(made, updates, state, params=None, *, task_grad_fn=None, **extra):
 def _separate(made, updates, perturbed, state, params, extra):
     at, difference = _parts(made, updates, perturbed)
     merged, loss = made.inner.update(at, state.loss, params, **extra)
-    more, flat = made.inner.update(difference, state.flat, params, **extra)
+    more, flat = made.flat.update(difference, state.flat, params, **extra)
     return jax.tree.map(jnp.add, merged, more), TaskSamState(loss, flat, ())
 
 
@@ -166,7 +155,7 @@ def _direct(made, updates, perturbed, state, params, extra):
 def _second(made, updates, perturbed, state, params, extra):
     at, difference = _parts(made, updates, perturbed)
     merged, loss = made.inner.update(at, state.loss, params, **extra)
-    more, flat = made.inner.update(difference, state.flat, params, **extra)
+    more, flat = made.flat.update(difference, state.flat, params, **extra)
     two = _stack(R.shared_part(merged, made.owners), R.shared_part(more, made.owners))
     shared, pair = made.pair.update(two, state.pair, R.shared_part(params, made.owners))
     return R.either(shared, merged), TaskSamState(loss, flat, pair)
