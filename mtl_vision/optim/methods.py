@@ -164,11 +164,12 @@ def try_out(made: Methods, tasks: int) -> None:
         params = {"x": jnp.zeros(2)}
         tx = first_link(made, [str(t) for t in range(tasks)], {})
         rows = {"x": jnp.zeros((tasks, 2))}
-        gradients = {"grad_fn": lambda p: rows, "task_grad_fn": lambda t, p: params}
         losses = jnp.ones(tasks)
+        again = {"grad_fn": lambda p: rows, "task_grad_fn": lambda t, p: params}
+        again["loss_fn"] = lambda p: losses
         if made.weighting:
             made.weighting.update(losses, made.weighting.init(tasks), key=jax.random.key(0))
-        return tx.update(rows, tx.init(params), params, losses=losses, **gradients)
+        return tx.update(rows, tx.init(params), params, losses=losses, **again)
 
     jax.eval_shape(run)
 

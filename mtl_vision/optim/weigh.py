@@ -78,7 +78,8 @@ def weigh(
                 lambda g: g * w[t].astype(g.dtype), one(t, p)
             )
         updates = scale_rows(updates, w, owners, tasks)
-        updates, inner = chain.update(updates, state.chain, params, losses=losses, **extra)
+        extra |= {"losses": losses, "loss_fn": loss_fn}
+        updates, inner = chain.update(updates, state.chain, params, **extra)
         if weighting.after:
             after = loss_fn(optax.apply_updates(params, updates))
             method = weighting.after(losses, after, method)
