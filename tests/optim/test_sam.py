@@ -9,6 +9,7 @@ import pytest
 from mtl_vision.errors import ConfigError
 from mtl_vision.optim.aggregate import aggregate
 from mtl_vision.optim.contracts import Weighting, stateless
+from mtl_vision.optim.methods import AGGREGATORS
 from mtl_vision.optim.rows import Deferred, Owner
 from mtl_vision.optim.sam import sam, samo, task_sam
 
@@ -275,6 +276,29 @@ def test_no_radius_is_no_sam(mode):
     rows = {k: jnp.ones(s if k in OWNERS else (3, *s)) for k, s in SHAPES.items()}
     merged, _ = tx.update(rows, tx.init(PARAMS), PARAMS, task_grad_fn=lambda t, p: 1 / 0)
     assert merged is rows
+
+
+def test_flat_losses_leave_every_aggregator_as_it_is():
+    rows = {"s": jnp.asarray(RANDOM.normal(size=(3, 5)), jnp.float32)}
+    params, losses = {"s": jnp.zeros(5)}, jnp.array([1.0, 2.0, 0.5])
+
+    @jax.jit
+    def both(rows):
+        found = {}
+        for name, make in AGGREGATORS.items():
+            inner = aggregate(make(), 3)
+            found[name] = [
+                tx.update(rows, tx.init(params), params, losses=losses, **extra)[0]["s"]
+                for tx, extra in (
+                    (inner, {}),
+                    (task_sam(inner, 3), {"task_grad_fn": lambda t, p: {"s": rows["s"][t]}}),
+                )
+            ]
+        return found
+
+    for name, (plain, flat) in both(rows).items():
+        np.testing.assert_allclose(flat, plain, rtol=1e-6, err_msg=name)
+        assert np.isfinite(plain).all() and plain.any(), name
 
 
 SLOPES = {k: jnp.asarray(RANDOM.normal(size=(3, *SHAPES[k])), jnp.float32) for k in ("a", "b")}
