@@ -17,6 +17,7 @@ from mtl_vision.models.resize import matrix
 
 Transform = Callable[[np.ndarray], np.ndarray]
 Fit = Callable[[np.ndarray, tuple[int, ...]], np.ndarray]
+Join = Callable[[Sequence[np.ndarray]], np.ndarray]
 
 
 def same(array: np.ndarray) -> np.ndarray:
@@ -37,6 +38,22 @@ def conv(array: np.ndarray) -> np.ndarray:
 def first(array: np.ndarray) -> np.ndarray:
     """Drops a leading axis of size 1."""
     return array.reshape(array.shape[1:]) if array.shape[:1] == (1,) else array
+
+
+def scalar(array: np.ndarray) -> np.ndarray:
+    """PyTorch's ``[1]`` -> ``[]``."""
+    return array.reshape(())
+
+
+def last(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Joins arrays on the last axis; one alone may have none."""
+    return parts[0] if len(parts) == 1 else np.concatenate(parts, -1)
+
+
+def padded(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Stacks arrays on a new first axis, each filled up with zeros to the largest."""
+    shape = np.max([part.shape for part in parts], 0)
+    return np.stack([np.pad(part, [(0, n) for n in shape - part.shape]) for part in parts])
 
 
 def exact(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -93,8 +110,8 @@ class Rule:
       pattern: regex that matches a whole name.
       path: template of the target path, with ``\\1`` for groups; None drops the array.
       transform: changes layout, whatever the target's shape.
-      part: of targets made of several arrays, such as a fused qkv: this one's place among them;
-        they are joined on the last axis.
+      part: of targets made of several arrays, such as a fused qkv: this one's place among them.
+      join: how these become one.
       fit: changes size to the target's shape, where a table may be resized.
     """
 
@@ -102,16 +119,20 @@ class Rule:
     path: str | None
     transform: Transform = same
     part: int = 0
+    join: Join = last
     fit: Fit = exact
 
 
-def convert(arrays: Mapping[str, np.ndarray], table: Sequence[Rule], targets: Any) -> Any:
+def convert(
+    arrays: Mapping[str, np.ndarray], table: Sequence[Rule], targets: Any, *, zero: str = ""
+) -> Any:
     """Converts named arrays to the tree of a module's parameters.
 
     Args:
       arrays: the public file, by name.
       table: rules; the first that matches a name decides.
       targets: nested dict of anything with a shape, such as `jax.ShapeDtypeStruct`.
+      zero: regex of paths that are zero where the file has nothing for them; "" for none.
 
     Returns: a tree like `targets` of NumPy arrays.
 
@@ -124,19 +145,21 @@ def convert(arrays: Mapping[str, np.ndarray], table: Sequence[Rule], targets: An
     made, faults = {}, []
     for path, shape in shapes.items():
         if path not in found:
+            if re.fullmatch(zero, path):
+                made[path] = np.zeros(shape, np.float32)
             continue
-        parts, fit = found[path]
-        array = fit(np.concatenate([parts[i] for i in sorted(parts)], -1), shape)
+        parts, rule = found[path]
+        array = rule.fit(rule.join([parts[i] for i in sorted(parts)]), shape)
         made[path] = array
         if array.shape != shape:
             faults.append(f"{path} is {array.shape} and should be {shape}")
-    missing = [path for path in shapes if path not in found]
+    missing = [path for path in shapes if path not in found and path not in made]
     _report(unused, missing, faults)
     return paths.map_with_path(lambda path, _: made[path], targets)
 
 
 def _gather(arrays, table, shapes):
-    """Returns ({path: ({part: array}, fit)}, names of arrays with no use)."""
+    """Returns ({path: ({part: array}, rule)}, names of arrays with no use)."""
     compiled = [(re.compile(rule.pattern), rule) for rule in table]
     found, unused = {}, []
     for name, array in arrays.items():
@@ -147,7 +170,7 @@ def _gather(arrays, table, shapes):
         if path not in shapes:
             unused.append(name)
             continue
-        parts, _ = found.setdefault(path, ({}, rule.fit))
+        parts, _ = found.setdefault(path, ({}, rule))
         if rule.part in parts:
             unused.append(name)
         else:
@@ -183,7 +206,7 @@ def under(table: Sequence[Rule], source: str, target: str) -> tuple[Rule, ...]:
     )
 
 
-def _torch_layers(source: str, target: str) -> list[Rule]:
+def torch_layers(source: str, target: str) -> list[Rule]:
     """Weight and bias of linear layers whose names `source` matches."""
     return [
         Rule(rf"{source}\.weight", f"{target}/kernel", linear),
@@ -191,23 +214,23 @@ def _torch_layers(source: str, target: str) -> list[Rule]:
     ]
 
 
-def _torch_norms(source: str, target: str) -> list[Rule]:
+def torch_norms(source: str, target: str) -> list[Rule]:
     return [
         Rule(rf"{source}\.weight", f"{target}/scale"),
         Rule(rf"{source}\.bias", f"{target}/bias"),
     ]
 
 
-def _torch_convs(source: str, target: str) -> list[Rule]:
+def torch_convs(source: str, target: str) -> list[Rule]:
     return [
         Rule(rf"{source}\.weight", f"{target}/kernel", conv),
         Rule(rf"{source}\.bias", f"{target}/bias"),
     ]
 
 
-def _torch_batch_norms(source: str, target: str) -> list[Rule]:
+def torch_batch_norms(source: str, target: str) -> list[Rule]:
     return [
-        *_torch_norms(source, target),
+        *torch_norms(source, target),
         Rule(rf"{source}\.running_(mean|var)", rf"{target}/\{re.compile(source).groups + 1}"),
         Rule(rf"{source}\.num_batches_tracked", None),
     ]
@@ -215,8 +238,8 @@ def _torch_batch_norms(source: str, target: str) -> list[Rule]:
 
 # microsoft/Swin-Transformer and scale-lab/MTLoRA, without the prefix ``backbone.``.
 SWIN_MICROSOFT = (
-    *_torch_convs(r"patch_embed\.proj", "patch_embed/proj"),
-    *_torch_norms(r"patch_embed\.norm", "patch_embed/norm"),
+    *torch_convs(r"patch_embed\.proj", "patch_embed/proj"),
+    *torch_norms(r"patch_embed\.norm", "patch_embed/norm"),
     Rule(r"absolute_pos_embed", "absolute_position", first, fit=position_grid),
     Rule(r".*\.(attn_mask|relative_position_index)", None),
     Rule(
@@ -224,13 +247,13 @@ SWIN_MICROSOFT = (
         r"stages/\1/blocks/\2/attn/relative_position_bias_table",
         fit=bias_table,
     ),
-    *_torch_layers(
+    *torch_layers(
         r"layers\.(\d+)\.blocks\.(\d+)\.(attn|mlp)\.(qkv|proj|fc1|fc2)",
         r"stages/\1/blocks/\2/\3/\4",
     ),
-    *_torch_norms(r"layers\.(\d+)\.blocks\.(\d+)\.(norm1|norm2)", r"stages/\1/blocks/\2/\3"),
-    *_torch_layers(r"layers\.(\d+)\.downsample\.reduction", r"stages/\1/merging/reduction"),
-    *_torch_norms(r"layers\.(\d+)\.downsample\.norm", r"stages/\1/merging/norm"),
+    *torch_norms(r"layers\.(\d+)\.blocks\.(\d+)\.(norm1|norm2)", r"stages/\1/blocks/\2/\3"),
+    *torch_layers(r"layers\.(\d+)\.downsample\.reduction", r"stages/\1/merging/reduction"),
+    *torch_norms(r"layers\.(\d+)\.downsample\.norm", r"stages/\1/merging/norm"),
     Rule(r"(norm|head)\.(weight|bias)", None),
 )
 
@@ -238,8 +261,8 @@ _HF_BLOCK = r"encoder\.layers\.(\d+)\.blocks\.(\d+)"
 _BLOCK = r"stages/\1/blocks/\2"
 # transformers' SwinBackbone, safetensors names without the prefix ``swin.``.
 SWIN_TRANSFORMERS = (
-    *_torch_convs(r"embeddings\.patch_embeddings\.projection", "patch_embed/proj"),
-    *_torch_norms(r"embeddings\.norm", "patch_embed/norm"),
+    *torch_convs(r"embeddings\.patch_embeddings\.projection", "patch_embed/proj"),
+    *torch_norms(r"embeddings\.norm", "patch_embed/norm"),
     Rule(r".*\.relative_position_index", None),
     Rule(
         rf"{_HF_BLOCK}\.attention\.self\.relative_position_bias_table",
@@ -251,40 +274,30 @@ SWIN_TRANSFORMERS = (
         for i, name in enumerate(("query", "key", "value"))
         for kind, ours, how in (("weight", "kernel", (linear, i)), ("bias", "bias", (same, i)))
     ),
-    *_torch_layers(rf"{_HF_BLOCK}\.attention\.output\.dense", f"{_BLOCK}/attn/proj"),
-    *_torch_layers(rf"{_HF_BLOCK}\.intermediate\.dense", f"{_BLOCK}/mlp/fc1"),
-    *_torch_layers(rf"{_HF_BLOCK}\.output\.dense", f"{_BLOCK}/mlp/fc2"),
-    *_torch_norms(rf"{_HF_BLOCK}\.layernorm_before", f"{_BLOCK}/norm1"),
-    *_torch_norms(rf"{_HF_BLOCK}\.layernorm_after", f"{_BLOCK}/norm2"),
-    *_torch_layers(
-        r"encoder\.layers\.(\d+)\.downsample\.reduction", r"stages/\1/merging/reduction"
-    ),
-    *_torch_norms(r"encoder\.layers\.(\d+)\.downsample\.norm", r"stages/\1/merging/norm"),
+    *torch_layers(rf"{_HF_BLOCK}\.attention\.output\.dense", f"{_BLOCK}/attn/proj"),
+    *torch_layers(rf"{_HF_BLOCK}\.intermediate\.dense", f"{_BLOCK}/mlp/fc1"),
+    *torch_layers(rf"{_HF_BLOCK}\.output\.dense", f"{_BLOCK}/mlp/fc2"),
+    *torch_norms(rf"{_HF_BLOCK}\.layernorm_before", f"{_BLOCK}/norm1"),
+    *torch_norms(rf"{_HF_BLOCK}\.layernorm_after", f"{_BLOCK}/norm2"),
+    *torch_layers(r"encoder\.layers\.(\d+)\.downsample\.reduction", r"stages/\1/merging/reduction"),
+    *torch_norms(r"encoder\.layers\.(\d+)\.downsample\.norm", r"stages/\1/merging/norm"),
     *(
         rule
         for i in range(4)
-        for rule in _torch_norms(rf"hidden_states_norms\.stage{i + 1}", f"out_norms/{i}")
+        for rule in torch_norms(rf"hidden_states_norms\.stage{i + 1}", f"out_norms/{i}")
     ),
     Rule(r"(swin\.)?(layernorm|pooler|classifier)\..*", None),
 )
 
 # timm's VisionTransformer.
 VIT_TIMM = (
-    *_torch_convs(r"patch_embed\.proj", "patch_embed/proj"),
+    *torch_convs(r"patch_embed\.proj", "patch_embed/proj"),
     Rule(r"cls_token", "cls_token", first),
     Rule(r"reg_token", "register_tokens", first),
     Rule(r"pos_embed", "pos_embed", first, fit=position_table),
-    *_torch_layers(r"blocks\.(\d+)\.(attn|mlp)\.(qkv|proj|fc1|fc2)", r"blocks/\1/\2/\3"),
-    *_torch_norms(r"blocks\.(\d+)\.(norm1|norm2)", r"blocks/\1/\2"),
+    *torch_layers(r"blocks\.(\d+)\.(attn|mlp)\.(qkv|proj|fc1|fc2)", r"blocks/\1/\2/\3"),
+    *torch_norms(r"blocks\.(\d+)\.(norm1|norm2)", r"blocks/\1/\2"),
     Rule(r"blocks\.(\d+)\.ls([12])\.gamma", r"blocks/\1/scale\2/gamma"),
-    *_torch_norms(r"norm", "norm"),
+    *torch_norms(r"norm", "norm"),
     Rule(r"(head|pre_logits|fc_norm)\..*", None),
-)
-
-# The heads of scale-lab/MTLoRA, onto those of one dataset.
-HRNET_MTLORA = (
-    *_torch_convs(r"downsampler\.(\w+)\.downsample_(\d+)", r"\1/downsample/\2"),
-    *_torch_convs(r"decoders\.decoders\.(\w+)\.last_layer\.0", r"\1/hidden"),
-    *_torch_batch_norms(r"decoders\.decoders\.(\w+)\.last_layer\.1", r"\1/norm"),
-    *_torch_convs(r"decoders\.decoders\.(\w+)\.last_layer\.3", r"\1/predict"),
 )
