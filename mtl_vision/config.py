@@ -23,7 +23,7 @@ GIVEN = {
     "optim": set(),
     "optim.aggregator": {"watch", "seed"},
     "optim.weighting": set(),
-    "optim.sam": {"flat", "pair"},
+    "optim.sam": {"flat", "pair", "seed"},
 }
 
 

@@ -13,7 +13,7 @@ import optax
 from mtl_vision import rules
 from mtl_vision.errors import ConfigError, nearest
 from mtl_vision.optim import rows as R
-from mtl_vision.optim.contracts import Aggregator, Tree, Weighting
+from mtl_vision.optim.contracts import Aggregator, Tree, Weighting, strong
 from mtl_vision.optim.optimizers import clipped
 from mtl_vision.optim.rows import NOBODY, Deferred, Owners
 
@@ -147,9 +147,9 @@ def _init(made: _Merge, params: Tree) -> AggregateState:
         )
     if made.by_weights:
         count = max(_members(made, shared).values(), default=0) + 1
-        state = jax.tree.map(lambda x: jnp.stack([jnp.asarray(x)] * count), method.init(T))
+        state = jax.tree.map(lambda x: jnp.stack([x] * count), strong(method.init(T)))
     else:
-        state = method.init(shared, T)
+        state = strong(method.init(shared, T))
     seen = (jnp.zeros(T), jnp.zeros((T, T))) if T else ((), ())
     return AggregateState(jnp.zeros((), jnp.int32), state, *seen)
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from mtl_vision.errors import ConfigError
 
@@ -67,6 +68,11 @@ def stateless(function: Callable[..., jax.Array], needs: str = "gram") -> Weight
         return function(gram, losses=losses, key=key), state
 
     return Weighting(lambda T: (), update, needs)
+
+
+def strong(state: State) -> State:
+    """Returns the state without weak types, which would compile a step twice."""
+    return jax.tree.map(lambda x: jnp.array(x, dtype=jnp.asarray(x).dtype), state)
 
 
 def check_parity(parity: str, known: tuple[str, ...], method: str) -> None:

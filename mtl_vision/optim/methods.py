@@ -14,7 +14,7 @@ from mtl_vision.optim.contracts import Aggregator, LossWeighting, Weighting
 from mtl_vision.optim.coordinates import db_mtl, excess_mtl, graddrop, moco, trimmed_mean
 from mtl_vision.optim.loss_weightings import LOSS_WEIGHTINGS
 from mtl_vision.optim.rows import NOBODY, Owners
-from mtl_vision.optim.sam import sam, task_sam
+from mtl_vision.optim.sam import sam, samo, task_sam
 from mtl_vision.optim.weightings import WEIGHTINGS, cr_mogm
 
 AGGREGATORS: dict[str, Callable[..., Weighting | Aggregator]] = {
@@ -45,6 +45,7 @@ def no_sam(
 SAMS: dict[str, Callable[..., optax.GradientTransformation]] = {
     "none": no_sam,
     "sam": sam,
+    "samo": samo,
     "task_sam": task_sam,
 }
 

@@ -8,8 +8,23 @@ import jax.numpy as jnp
 import optax
 
 from mtl_vision.errors import ConfigError
-from mtl_vision.optim.contracts import LossWeighting
+from mtl_vision.optim.contracts import LossWeighting, strong
 from mtl_vision.optim.rows import NOBODY, Owners, scale_rows
+
+
+def _scaled_task(task_grad_fn, w, owners, tasks):
+    def scaled(t, params):
+        return jax.tree.map(lambda g: g * w[t].astype(g.dtype), task_grad_fn(t, params))
+
+    return scaled
+
+
+# What is around the gradients, for the weighted losses.
+SCALED = {
+    "grad_fn": lambda fn, w, owners, tasks: lambda p: scale_rows(fn(p), w, owners, tasks),
+    "loss_fn": lambda fn, w, owners, tasks: lambda p: w * fn(p),
+    "task_grad_fn": _scaled_task,
+}
 
 
 class WeighState(NamedTuple):
@@ -50,8 +65,8 @@ def weigh(
       seed: of weightings that draw random numbers; the number of the update is folded in.
 
     Returns: a transform whose ``update(updates, state, params, *, losses [T], **extra)`` takes
-      rows or a `Deferred`; `extra` may hold `grad_fn` and `task_grad_fn` for the chain, which are
-      scaled alike, and holds ``loss_fn: params -> [T]`` for a weighting that looks back.
+      rows or a `Deferred`. `grad_fn`, `task_grad_fn` and `loss_fn` (``params -> [T]``) among the
+      extra arguments reach the chain scaled alike; a weighting that looks back needs `loss_fn`.
 
     Raises:
       ConfigError: `losses` or, where it is needed, `loss_fn` is missing.
@@ -60,28 +75,23 @@ def weigh(
 
     def init(params):
         T = len(tasks)
-        method = jax.tree.map(jnp.asarray, weighting.init(T))
+        method = strong(weighting.init(T))
         return WeighState(jnp.zeros((), jnp.int32), method, jnp.ones(T), chain.init(params))
 
-    def update(updates, state, params=None, *, losses=None, loss_fn=None, **extra):
-        if losses is None or (weighting.after and loss_fn is None):
-            missing = "losses=" if losses is None else "loss_fn="
-            raise ConfigError(f"a loss weighting needs {missing} as an extra argument of update.")
+    def update(updates, state, params=None, *, losses=None, **extra):
+        for name in ("losses", "loss_fn")[: 1 + bool(weighting.after)]:
+            if {"losses": losses, **extra}.get(name) is None:
+                raise ConfigError(f"a loss weighting needs {name}= as an extra argument of update.")
         key = jax.random.fold_in(jax.random.key(seed), state.count)
         w, method = weighting.update(losses, state.method, key=key)
-        if "grad_fn" in extra:
-            again = extra["grad_fn"]
-            extra["grad_fn"] = lambda p: scale_rows(again(p), w, owners, tasks)
-        if "task_grad_fn" in extra:
-            one = extra["task_grad_fn"]
-            extra["task_grad_fn"] = lambda t, p: jax.tree.map(
-                lambda g: g * w[t].astype(g.dtype), one(t, p)
-            )
+        scaled = {
+            name: SCALED[name](given, w, owners, tasks) if name in SCALED else given
+            for name, given in extra.items()
+        }
         updates = scale_rows(updates, w, owners, tasks)
-        extra |= {"losses": losses, "loss_fn": loss_fn}
-        updates, inner = chain.update(updates, state.chain, params, **extra)
+        updates, inner = chain.update(updates, state.chain, params, losses=losses, **scaled)
         if weighting.after:
-            after = loss_fn(optax.apply_updates(params, updates))
+            after = extra["loss_fn"](optax.apply_updates(params, updates))
             method = weighting.after(losses, after, method)
         return updates, WeighState(state.count + 1, method, w, inner)
 

@@ -78,7 +78,7 @@ def strategies(cfg: Config) -> tuple[Gradients, Gradients]:
         gram = "features" if cfg.optim.per_task == "features" else "rows"
         again = additive(partial(two_pass, owners=owners, gram=gram))
     # SAM climbs along the gradient of the sum, task-wise SAM along every task's own.
-    first = {"sam": joined, "task_sam": additive(held)}
+    first = {"sam": joined, "samo": joined, "task_sam": additive(held)}
     return first.get(made.sam, again), again
 
 

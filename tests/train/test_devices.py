@@ -11,7 +11,8 @@ from tests import tiny
 
 # Plain descent at rate 1: the parameters after the step hold the gradient.
 SGD = dict(name="sgd", lr=1.0, lr_batch=0, clip_norm=0.0, weight_decay=0.0, momentum=0.0)
-SGD |= dict(decay=(), lr_scale=((".*", 1.0),), accumulate=1, ema=0.0)
+SGD |= dict(decay=(), lr_scale=((".*", 1.0),), accumulate=1, per_task="vmap", ema=0.0)
+SGD |= dict(aggregator={"name": "sum"}, weighting={"name": "equal"}, sam={"name": "none"})
 
 
 def one_step(devices=None, **sizes):
