@@ -39,7 +39,6 @@ EXCESS = {
 COORDINATES = ["graddrop", "graddrop_leak", "trimmed_mean_1"]
 NAMES = [*WEIGHTED, *EXCESS, *COORDINATES, "pcgrad", "seq/gradvac_b0.5", "seq/crmogm_upgrad_a0.9"]
 SINGULAR = {"low_rank", "pareto"}  # where pinv(G) and pinv(C) differ
-compiled = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 @pytest.fixture(params=records.aggregators(), ids=lambda f: f.stem, scope="module")
@@ -76,7 +75,7 @@ def run(merge, cases, dtype):
     K = max(meta["K"] for meta, _ in cases)
     d = max(meta["d"] for meta, _ in cases)
     padded = [inputs(arrays, K, d, dtype) for _, arrays in cases]
-    out = compiled(jax.vmap(merge))(jax.tree.map(lambda *x: jnp.stack(x), *padded))
+    out = jax.jit(jax.vmap(merge))(jax.tree.map(lambda *x: jnp.stack(x), *padded))
     out = jax.tree.map(np.asarray, out)
 
     def cut(i, meta, name, value):
