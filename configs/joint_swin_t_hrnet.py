@@ -32,8 +32,9 @@ def get_config() -> mlc.ConfigDict:
     c.loss_weights = dict(semseg=1.0, depth=1.0, normals=10.0, edge=50.0, sal=5.0, human_parts=2.0)
 
     c.backbone = dict(name="swin_t", window=7, drop_path=0.2, taps="merged", remat="none")
+    c.adapter = dict(name="none")
     c.decoder = dict(name="hrnet", widths=(18, 36, 72, 144))
-    c.trainable = ((".*", True),)
+    c.trainable = ()
     c.init_from, c.init_skip = "", ()
 
     c.optim = dict(

@@ -30,8 +30,9 @@ def get_config() -> mlc.ConfigDict:
     c.backbone = dict(
         name="vit_b", patch=16, grid=(32, 32), drop_path=0.15, scan=True, remat="block"
     )
+    c.adapter = dict(name="none")
     c.decoder = dict(name="conv", width=128)
-    c.trainable = ((".*", True),)
+    c.trainable = ()
     c.init_from, c.init_skip = "", ()
 
     c.optim = dict(

@@ -37,8 +37,9 @@ def get_config() -> mlc.ConfigDict:
         drop_path=0.0,
         taps="stage",
     )
+    c.adapter = dict(name="none")
     c.decoder = dict(name="conv", width=32)
-    c.trainable = ((".*", True),)
+    c.trainable = ()
     c.init_from, c.init_skip = "", ()
 
     c.optim = dict(

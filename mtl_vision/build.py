@@ -9,12 +9,12 @@ import jax
 import optax
 from flax import nnx
 
-from mtl_vision import optim, parallel
+from mtl_vision import optim, parallel, rules
 from mtl_vision.config import Config
 from mtl_vision.data import DATASETS, pipeline
 from mtl_vision.data.pipeline import Source
 from mtl_vision.data.transforms import Augment, eval_transform, train_transform
-from mtl_vision.models import mtl
+from mtl_vision.models import adapters, mtl
 from mtl_vision.models.backbones import BACKBONES
 from mtl_vision.models.decoders import DECODERS
 from mtl_vision.optim.methods import Methods
@@ -47,6 +47,8 @@ def model(cfg: Config) -> Callable[[], nnx.Module]:
         rngs = nnx.Rngs(params=jax.random.key(cfg.seed))
         common = {"dtype": cfg.dtype, "rngs": rngs}
         backbone = BACKBONES[cfg.backbone.name](**cfg.backbone.options, **common)
+        added = [(one.name, one.options) for one in cfg.adapter]
+        backbone = adapters.adapt(backbone, added, tasks=tasks(cfg), **common)
         decoder = DECODERS[cfg.decoder.name](
             outputs=outputs,
             channels=backbone.channels,
@@ -57,6 +59,13 @@ def model(cfg: Config) -> Callable[[], nnx.Module]:
         return mtl.MultiTask(backbone, decoder)
 
     return make
+
+
+def trainable(cfg: Config) -> rules.Rules[bool]:
+    """Returns the rules of which parameters train."""
+    if cfg.trainable or not cfg.adapter:
+        return cfg.trainable or ((".*", True),)
+    return adapters.trainable([one.name for one in cfg.adapter])
 
 
 def mesh(cfg: Config) -> jax.sharding.Mesh:

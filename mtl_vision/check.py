@@ -7,6 +7,7 @@ from mtl_vision.config import Config, Data, Eval, Faults, Input, Mesh, Optim, Ru
 from mtl_vision.data import DATASETS
 from mtl_vision.data.transforms import Augment
 from mtl_vision.errors import ConfigError, nearest
+from mtl_vision.models.adapters import ADAPTERS
 from mtl_vision.models.backbones import BACKBONES
 from mtl_vision.models.decoders import DECODERS
 from mtl_vision.optim import OPTIMIZERS, SCHEDULES
@@ -15,7 +16,7 @@ from mtl_vision.optim.methods import AGGREGATORS, PER_TASK, SAMS, merge, methods
 from mtl_vision.tasks import KINDS
 
 PLAIN = ("seed", "protocol", "dtype", "trainable", "init_from", "init_skip")
-SECTIONS = ("data", "loss_weights", "backbone", "decoder", "optim", "schedule", "mesh")
+SECTIONS = ("data", "loss_weights", "backbone", "adapter", "decoder", "optim", "schedule", "mesh")
 SECTIONS = (*PLAIN, *SECTIONS, "eval", "run")
 INPUT = ("source", "workers", "processes")
 SHARED = ("root", "batch")  # of `data`, taken by datasets that leave theirs empty
@@ -49,6 +50,7 @@ def check(values: Mapping[str, Any]) -> Config:
         optimizer=optimizer,
         **methods,
         backbone=faults.component("backbone", values["backbone"], BACKBONES),
+        adapter=check_adapter(faults, values["adapter"]),
         decoder=faults.component("decoder", values["decoder"], DECODERS),
         schedule=faults.component("schedule", values["schedule"], SCHEDULES),
         mesh=faults.record(Mesh, "mesh", values["mesh"]),
@@ -151,6 +153,22 @@ def check_weights(faults: Faults, weights: Any, datasets: Mapping[str, Data]) ->
     for kind in KINDS:
         used = any(kind in data.tasks for data in datasets.values())
         faults.check(not used or kind in weights, f"config.loss_weights.{kind} is missing.")
+
+
+def check_adapter(faults: Faults, values: Any) -> tuple[Any, ...]:
+    """Checks ``config.adapter``: one adapter, ``name="none"``, or a tuple of several."""
+    several = (values,) if isinstance(values, Mapping) else values
+    if not isinstance(several, tuple):
+        faults.add(f"config.adapter={values!r} is neither a section nor a tuple of sections.")
+        return ()
+    if several == ({"name": "none"},):
+        return ()
+    table = ADAPTERS if len(several) != 1 else {**ADAPTERS, "none": no_adapter}
+    return tuple(faults.component("adapter", one, table) for one in several)
+
+
+def no_adapter() -> None:
+    """Stands for ``config.adapter.name="none"`` in the choices; it takes no fields."""
 
 
 METHODS = {

@@ -18,6 +18,7 @@ from mtl_vision.errors import ConfigError, nearest
 # What the program hands to the factories of a section itself.
 GIVEN = {
     "backbone": {"rngs", "dtype"},
+    "adapter": {"rngs", "dtype", "tasks"},
     "decoder": {"rngs", "dtype", "outputs", "channels", "strides"},
     "schedule": {"steps", "lr"},
     "optim": set(),
@@ -164,7 +165,9 @@ class Config:
       protocol: ``A`` or ``B``, the family of transforms, losses and metrics.
       dtype: compute type; parameters, losses and sums are float32.
       loss_weights: factor on a task's loss, by kind.
-      trainable: (path regex, whether it trains) rules.
+      adapter: what is added to the backbone, in order.
+      trainable: (path regex, whether it trains) rules; ``()`` trains what the adapters' papers do,
+        and everything where there is no adapter.
       init_from: run folder whose newest checkpoint gives parameters and statistics, ``""`` for
         none; never its step or optimizer.
       init_skip: regexes of paths that `init_from` leaves as they are.
@@ -177,6 +180,7 @@ class Config:
     datasets: Mapping[str, Data]
     loss_weights: Mapping[str, float]
     backbone: Component
+    adapter: tuple[Component, ...]
     decoder: Component
     trainable: tuple[tuple[str, bool], ...]
     init_from: str

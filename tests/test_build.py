@@ -25,7 +25,7 @@ def count(cfg, prefix):
 
 def test_every_config_builds_a_model_an_optimizer_and_shardings(cfg):
     shapes = mtl.parameters(mtl.abstract(build.model(cfg)))
-    trains = rules.resolve(cfg.trainable, shapes, "trainable")
+    trains = rules.resolve(build.trainable(cfg), shapes, "trainable")
     opt = jax.eval_shape(build.optimizer(cfg).init, {p: x for p, x in shapes.items() if trains[p]})
     assert jax.tree.leaves(opt)
     mesh = parallel.make_mesh(data=2, fsdp=2, tensor=2)

@@ -24,7 +24,7 @@ BELOW = {
     "parallel": {"errors", "rules"},
     "viz": {"errors", "tasks"},
     "check": {"errors", "config", "data", "models", "optim", "tasks"},
-    "build": {"errors", "config", "data", "models", "optim", "parallel", "tasks"},
+    "build": {"errors", "config", "data", "models", "optim", "parallel", "rules", "tasks"},
     "train": None,
     "evaluate": None,
 }

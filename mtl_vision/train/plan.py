@@ -1,6 +1,5 @@
 """What a config amounts to, before it runs: parameters by component, cost of a step."""
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,12 +18,12 @@ GIB = 2**30
 
 def parameters(cfg: Config) -> str:
     """Returns the table of parameters by component, frozen and trainable."""
-    shapes = mtl.parameters(mtl.abstract(build.model(cfg)))
-    trains = rules.resolve(cfg.trainable, shapes, "trainable")
+    sizes = mtl.sizes(mtl.abstract(build.model(cfg)))
+    trains = rules.resolve(build.trainable(cfg), sizes, "trainable")
     counts: dict[str, list[int]] = {}
-    for path, leaf in shapes.items():
+    for path, size in sizes.items():
         row = counts.setdefault(component(path), [0, 0])
-        row[trains[path]] += math.prod(leaf.shape)
+        row[trains[path]] += size
     total = [sum(row[i] for row in counts.values()) for i in (0, 1)]
     rows = [["component", "frozen", "trainable"]]
     for name, row in [*counts.items(), ("total", total)]:

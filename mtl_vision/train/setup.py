@@ -34,7 +34,7 @@ def start(cfg: Config) -> tuple[jax.sharding.Mesh, Start]:
     devices = build.mesh(cfg)
     made = create_state(
         build.model(cfg),
-        trainable=cfg.trainable,
+        trainable=build.trainable(cfg),
         tx=build.optimizer(cfg),
         mesh=devices,
         key=jax.random.key(cfg.seed + 1),

@@ -7,7 +7,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from mtl_vision.viz.colors import signed
 
-CELL, GAP, FONT = 56, 6, 13
+CELL, GAP, LINE = 76, 6, 18
 
 
 def heat_map(
@@ -23,35 +23,30 @@ def heat_map(
 
     Returns: ``[H, W, 3]`` uint8.
     """
-    font = ImageFont.load_default(FONT)
-    T = len(tasks)
-    left = GAP + max(round(font.getlength(name)) for name in tasks) + GAP
-    top = GAP + 2 * (FONT + 4)
-    columns = ("norm", "weight")
-    width = left + T * CELL + GAP + len(columns) * (CELL + 10 * GAP // 3)
-    canvas = Image.new("RGB", (width, top + T * CELL + GAP), "white")
+    font = ImageFont.load_default(13)
+    left = 2 * GAP + max(round(font.getlength(name)) for name in tasks)
+    top, right = GAP + 2 * LINE, left + len(tasks) * CELL
+    canvas = Image.new("RGB", (right + 2 * CELL + GAP, top + len(tasks) * CELL + GAP), "white")
     draw = ImageDraw.Draw(canvas)
+
+    def write(x: float, y: float, text: str, anchor: str, ink: str = "black") -> None:
+        draw.text((x, y), text, fill=ink, font=font, anchor=anchor)
+
     colors = signed(cosines)
     for i, name in enumerate(tasks):
-        y = top + i * CELL
-        draw.text((left - GAP, y + CELL / 2), name, fill="black", font=font, anchor="rm")
-        for line, word in enumerate(name.rsplit("/", 1)):
-            short = word[: CELL // 7]
-            at = (left + i * CELL + CELL / 2, GAP + line * (FONT + 4))
-            draw.text(at, short, fill="black", font=font, anchor="ma")
-        for j in range(T):
+        dataset, _, kind = name.rpartition("/")
+        x, y = left + i * CELL, top + i * CELL
+        if i == 0 or tasks[i - 1].rpartition("/")[0] != dataset:
+            write(x + GAP, GAP, dataset, "la")
+        write(x + CELL / 2, GAP + LINE, kind, "ma")
+        write(left - GAP, y + CELL / 2, name, "rm")
+        for j, cosine in enumerate(cosines[i]):
             x = left + j * CELL
             draw.rectangle((x, y, x + CELL - 1, y + CELL - 1), fill=tuple(colors[i, j].tolist()))
-            ink = "white" if abs(cosines[i, j]) > 0.6 else "black"
-            at = (x + CELL / 2, y + CELL / 2)
-            draw.text(at, f"{cosines[i, j]:+.2f}", fill=ink, font=font, anchor="mm")
-        x = left + T * CELL + GAP
-        for value in (norms[i], weights[i]):
-            at = (x + CELL, y + CELL / 2)
-            draw.text(at, f"{value:.3g}", fill="black", font=font, anchor="rm")
-            x += CELL + GAP
-    x = left + T * CELL + GAP
-    for name in columns:
-        draw.text((x + CELL, GAP + FONT + 4), name, fill="black", font=font, anchor="ra")
-        x += CELL + GAP
+            ink = "white" if abs(cosine) > 0.6 else "black"
+            write(x + CELL / 2, y + CELL / 2, f"{cosine:+.2f}", "mm", ink)
+        for column, value in enumerate((norms[i], weights[i])):
+            write(right + (column + 1) * CELL, y + CELL / 2, f"{value:.3g}", "rm")
+    for column, name in enumerate(("norm", "weight")):
+        write(right + (column + 1) * CELL, GAP + LINE, name, "ra")
     return np.asarray(canvas)

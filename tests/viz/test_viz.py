@@ -2,6 +2,8 @@ import numpy as np
 import pytest
 
 from mtl_vision.viz import colors, panels
+from mtl_vision.viz.colors import signed
+from mtl_vision.viz.conflicts import heat_map
 
 
 def test_the_palette_is_that_of_voc():
@@ -46,3 +48,13 @@ def test_a_sheet_holds_all_cells():
     sheet = panels.sheet([[("a", cell), ("b", cell)], [("c", cell)]], side=30)
     assert sheet.shape == (2 * (30 + 16 + 4) + 4, 2 * (60 + 4) + 4, 3)
     assert (sheet[4 + 16 : 4 + 16 + 30, 4 : 4 + 60] == 0).all()
+
+
+def test_heat_map_of_conflicts():
+    angles = np.array([[1.0, -1.0], [-1.0, 1.0]])
+    picture = heat_map(angles, ("a/semseg", "a/depth"), np.ones(2), np.ones(2))
+    found = {tuple(color) for color in picture.reshape(-1, 3).tolist()}
+    assert {tuple(signed(np.array(v)).tolist()) for v in (-1.0, 1.0)} <= found
+    red, blue = (signed(np.array(v)).astype(int) for v in (-0.5, 0.5))
+    assert red[0] > red[2] and blue[2] > blue[0]
+    assert signed(np.array(0.0)).tolist() == [255, 255, 255]
