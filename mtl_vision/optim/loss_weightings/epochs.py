@@ -51,7 +51,7 @@ def dwa(*, temperature: float = 2.0, steps_per_epoch: int = 25, parity: str = ""
     Raises:
       ConfigError: a number out of range or an unknown `parity`.
 
-    Source: arXiv 1803.10704, eq. 7; LibMTL's is the same.
+    Source: arXiv 1803.10704; LibMTL's is the same.
     """
     check_parity(parity, ("nash-mtl",), "dwa")
     _check("dwa", temperature=temperature, steps_per_epoch=steps_per_epoch)

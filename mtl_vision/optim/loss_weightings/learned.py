@@ -41,7 +41,7 @@ def uw(*, lr: float = 0.025, parity: str = "") -> LossWeighting:
     Raises:
       ConfigError: a bad `lr` or an unknown `parity`.
 
-    Source: arXiv 1705.07115, eq. 10, with L/2 for every kind of loss as in the codes named.
+    Source: arXiv 1705.07115, with L/2 for every kind of loss as in the codes named.
     """
     check_parity(parity, ("libmtl",), "uw")
     return _learned(scalars.uncertainty, -0.5 if parity == "libmtl" else 0.0, lr, "uw")
@@ -59,7 +59,7 @@ def imtl_l(*, lr: float = 0.025) -> LossWeighting:
     Raises:
       ConfigError: a bad `lr`.
 
-    Source: openreview IMPnRXEWpvr, Algorithm 1, the loss balance alone.
+    Source: openreview IMPnRXEWpvr, the loss balance alone.
     """
     return _learned(scalars.impartial, 0.0, lr, "imtl_l")
 

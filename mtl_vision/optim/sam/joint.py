@@ -104,7 +104,7 @@ def samo(
     Raises:
       ConfigError: a number out of range; a missing argument of `update`.
 
-    Source: arXiv 2507.07883, Algorithm 1, with the rescaling of its CelebA code. That code
+    Source: arXiv 2507.07883, with the rescaling of the paper and of its CelebA code. That code
       evaluates `loss_fn` in evaluation mode; here it is what the caller gives.
     """
     perturb.check_radii("samo", rho=rho)

@@ -90,7 +90,7 @@ def task_sam(
       ConfigError: a bad radius, an unknown choice, no `pair` for a mode that needs it; gradients of
         another form or a missing argument of `update`.
 
-    Source: arXiv 2211.13723, Algorithm 1 and the ablations of its Table 5.
+    Source: arXiv 2211.13723; the other modes are the ablations of its Table 5.
     """
     perturb.check_radii("task_sam", rho_shared=rho_shared, rho_task=rho_task)
     for field, value, choices in (("norm", norm, ("split", "joint")), ("mode", mode, tuple(MODES))):
