@@ -1,5 +1,5 @@
 """Decoders by name: pyramids of a dataset -> ``{kind: [B, h', w', K]}``."""
 
-from mtl_vision.models.decoders import conv, hrnet
+from mtl_vision.models.decoders import all_mlp, conv, hrnet
 
-DECODERS = {"conv": conv.conv, "hrnet": hrnet.hrnet}
+DECODERS = {"all_mlp": all_mlp.all_mlp, "conv": conv.conv, "hrnet": hrnet.hrnet}
