@@ -47,14 +47,65 @@ from flax import nnx
 
 from mtl_vision import rules
 from mtl_vision.errors import lookup
+from mtl_vision.models.adapters import bottleneck
+from mtl_vision.models.adapters.adapter import adapter
+from mtl_vision.models.adapters.compacter import compacter, compacter_pp, phm
+from mtl_vision.models.adapters.hyperformer import hyperformer, hyperformer_v
+from mtl_vision.models.adapters.ia3 import ia3
+from mtl_vision.models.adapters.lora import lora
+from mtl_vision.models.adapters.low_rank_adapter import low_rank_adapter
 from mtl_vision.models.adapters.mtlora import mtlora
+from mtl_vision.models.adapters.polyhistor import (
+    polyhistor,
+    polyhistor_lite,
+    polyhistor_lite_v,
+    polyhistor_v,
+)
+from mtl_vision.models.adapters.ssf import ssf
+from mtl_vision.models.adapters.vpt import vpt
 from mtl_vision.models.layers import Dtype
 
-ADAPTERS = {"mtlora": mtlora}
+ADAPTERS = {
+    "mtlora": mtlora,
+    "adapter": adapter,
+    "low_rank_adapter": low_rank_adapter,
+    "phm": phm,
+    "compacter": compacter,
+    "compacter_pp": compacter_pp,
+    "lora": lora,
+    "vpt": vpt,
+    "hyperformer": hyperformer,
+    "hyperformer_v": hyperformer_v,
+    "polyhistor": polyhistor,
+    "polyhistor_v": polyhistor_v,
+    "polyhistor_lite": polyhistor_lite,
+    "polyhistor_lite_v": polyhistor_lite_v,
+    "ssf": ssf,
+    "ia3": ia3,
+}
 
 # What trains in the backbone, by adapter and as published: regexes of paths below ``backbone/``.
+_TAPS = "out_norms/.*"
+_BOTTLENECK = (*bottleneck.PATTERNS, _TAPS)
 _SWIN = ("patch_embed/.*", ".*norm.*", ".*relative_position_bias_table")
-PATTERNS = {"mtlora": (".*lora.*", *_SWIN, ".*merging/reduction/kernel")}
+PATTERNS = {
+    "mtlora": (".*lora.*", *_SWIN, ".*merging/reduction/kernel"),
+    "adapter": _BOTTLENECK,
+    "low_rank_adapter": _BOTTLENECK,
+    "phm": _BOTTLENECK,
+    "compacter": _BOTTLENECK,
+    "compacter_pp": _BOTTLENECK,
+    "lora": (".*/lora/.*", _TAPS),
+    "vpt": (".*prompt.*", _TAPS),
+    "hyperformer": _BOTTLENECK,
+    "hyperformer_v": _BOTTLENECK,
+    "polyhistor": _BOTTLENECK,
+    "polyhistor_v": _BOTTLENECK,
+    "polyhistor_lite": _BOTTLENECK,
+    "polyhistor_lite_v": _BOTTLENECK,
+    "ssf": (".*ssf.*",),
+    "ia3": (".*ia3.*",),
+}
 
 Specs = Sequence[tuple[str, Mapping[str, Any]]]
 
