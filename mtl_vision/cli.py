@@ -45,6 +45,8 @@ def start(
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_folder() / "jax"))
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     argv = sys.argv if argv is None else argv
+    # A config may start from another: `from configs import ...`.
+    sys.path.append(str(pathlib.Path(__file__).parents[1]))
     try:
         rest = flags.FLAGS(argv)[1:]
     except FLAG_ERRORS as e:

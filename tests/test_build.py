@@ -33,10 +33,15 @@ def test_every_config_builds_a_model_an_optimizer_and_shardings(cfg):
     assert any(not s.is_fully_replicated for s in placed.values())
 
 
-def test_every_config_has_its_nine_tasks_with_their_weights(cfg):
+def test_every_config_has_its_tasks_with_their_weights(cfg):
     tasks = {t.name: t.weight for group in build.groups(cfg).values() for t in group}
-    assert len(tasks) == 9
-    assert tasks["synth_nyud/normals"] == cfg.loss_weights["normals"]
+    assert len(tasks) == sum(len(data.tasks) for data in cfg.datasets.values())
+    assert all(w == cfg.loss_weights[name.rpartition("/")[2]] for name, w in tasks.items())
+
+
+@pytest.mark.parametrize("name", [n for n in PATHS if n.startswith(("joint", "quickstart"))])
+def test_joint_configs_have_nine_tasks(name):
+    assert len(build.tasks(check(load(PATHS[name])))) == 9
 
 
 def test_swin_t_has_the_published_counts():

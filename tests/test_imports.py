@@ -22,6 +22,7 @@ BELOW = {
     "models": {"errors", "rules"},
     "optim": {"errors", "rules"},
     "parallel": {"errors", "rules"},
+    "tables": {"errors", "tasks"},
     "viz": {"errors", "tasks"},
     "check": {"errors", "config", "data", "models", "optim", "tasks"},
     "build": {"errors", "config", "data", "models", "optim", "parallel", "rules", "tasks"},

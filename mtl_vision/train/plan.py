@@ -31,6 +31,15 @@ def parameters(cfg: Config) -> str:
     return table(rows, right=(1, 2))
 
 
+def trained(cfg: Config) -> tuple[int, int]:
+    """Returns how many parameters train in the backbone with its adapters, and in the decoders."""
+    sizes = mtl.sizes(mtl.abstract(build.model(cfg)))
+    trains = rules.resolve(build.trainable(cfg), sizes, "trainable")
+    total = sum(size for path, size in sizes.items() if trains[path])
+    encoder = sum(n for path, n in sizes.items() if trains[path] and path.startswith("backbone/"))
+    return encoder, total - encoder
+
+
 def component(path: str) -> str:
     """Names the part of the model that a parameter is counted with."""
     keys = path.split("/")
