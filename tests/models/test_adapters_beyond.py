@@ -25,6 +25,10 @@ BACKBONE["vit_scan"][1]["scan"] = True
 SMALL = {
     "ssf": {"swin": dict(share="last", std=0.0), "vit_scan": dict(share="none", std=0.0)},
     "ia3": {"swin": dict(share="none"), "vit_scan": dict(share="last")},
+    "dora": {
+        "swin": dict(rank=3, task_rank={"semseg": 1, "normals": 2, "depth": 2}),
+        "vit_scan": dict(rank=3, task_rank=2, share="none"),
+    },
 }
 # Where one more product at the start is joined to a sum before it, which rounds once less.
 ROUNDS = {"ssf": 1e-6}

@@ -10,6 +10,7 @@ from flax import nnx
 
 from mtl_vision import rules
 from mtl_vision.models import adapters, mtl
+from mtl_vision.models.adapters.dora import DoRALinear
 from mtl_vision.models.adapters.ia3 import IA3Linear
 from mtl_vision.models.adapters.inject import merged
 from mtl_vision.models.adapters.sharing import Owners
@@ -66,6 +67,11 @@ def ia3_layer(owners, before=True):
     return moved(IA3Linear(linear(), C, owners, before=before, dtype=None))
 
 
+def dora_layer(owners):
+    made = dict(rank=2, task_ranks=(2,) * owners.tasks, scale=2.0, rate=0.0, dtype=None)
+    return moved(DoRALinear(linear(), owners, **made, rngs=rngs()))
+
+
 def test_ssf_scales_and_shifts_every_stream_by_its_own_vectors():
     layer = ssf_layer(LAST)
     v, out = values(layer), layer(x(1))
@@ -89,7 +95,29 @@ def test_ia3_rescales_inputs_or_the_last_outputs():
     agree(layer(u), y)
 
 
+def test_dora_normalises_outputs_and_gives_tasks_the_shared_response():
+    layer = dora_layer(LAST)
+    v, u = values(layer), x(1)
+    products = [2.0 * v["dora/low/a"] @ v["dora/low/b"]]
+    products += list(2.0 * v["task_dora/low/a"] @ v["task_dora/low/b"])
+    magnitudes = [v["dora/magnitude"], *v["task_dora/magnitude"]]
+    weight = v["linear/kernel"]
+    out = layer(u)
+    for stream, product, magnitude in zip(out, products, magnitudes, strict=True):
+        magnitude = magnitude + np.linalg.norm(weight, axis=0)
+        whole = weight + product
+        whole = magnitude * whole / np.linalg.norm(whole, axis=0)
+        agree(stream, np.asarray(u[0]) @ whole + v["linear/bias"])
+    # Streams that are open do not meet the frozen weight; what they change is their own part.
+    more = layer(jnp.concatenate([u, u, 0 * u, u]))
+    agree(more[1], out[1])
+    gain = np.linalg.norm(weight, axis=0) + magnitudes[2]
+    gain = gain / np.linalg.norm(weight + products[2], axis=0)
+    agree(more[2], gain * (np.asarray(u[0]) @ weight) + v["linear/bias"])
+
+
 FOLDED = {
+    "dora": dora_layer,
     "ssf": ssf_layer,
     "ssf_norm": lambda owners: ssf_layer(owners, lambda: LayerNorm(C)),
     "ia3": ia3_layer,
@@ -128,14 +156,22 @@ def counted(name, backbone="swin_t", tasks=4, extra=0, **options):
     return sum(size for path, size in sizes.items() if trains[path])
 
 
+S1, SWIN = 4_416, 4_704 + 23_232 + 23_322  # sum of widths; patch embedding, norms, bias tables
+REDUCTIONS, LATE = 1_548_288, 96 + 192 + 384 + 768  # of patch merging; widths of last blocks
 NORMS = 2 * (192 + 384 + 768 + 768)  # two numbers per channel of the taps
 COUNTS = [
     ("ssf", dict(), 102_912),
     ("ssf", dict(extra=1), 102_912 + NORMS),
     ("ssf", dict(share="none"), 4 * (102_912 - 384) + 384),  # the patch embedding stays shared
     ("ssf", dict(backbone="vit_s"), 12 * 22 * 384 + 2 * 2 * 384),  # and patches, last norm
-    ("ia3", dict(), 6 * 4_416),
+    ("ia3", dict(), 6 * S1),
     ("ia3", dict(backbone="vit_s", share="last"), 12 * 6 * 384 + 4 * 4 * 4 * 384),
+    ("dora", dict(rank=16, share="all"), (16 * 16 + 9) * S1 + SWIN + REDUCTIONS),
+    (
+        "dora",
+        dict(rank=16, task_rank=4),
+        (16 * 16 + 9) * S1 + 4 * (12 * 4 + 6) * LATE + SWIN + REDUCTIONS,
+    ),
 ]
 
 

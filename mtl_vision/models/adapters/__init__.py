@@ -51,6 +51,7 @@ from mtl_vision.models.adapters import bottleneck
 from mtl_vision.models.adapters.adapter import adapter
 from mtl_vision.models.adapters.compacter import compacter, compacter_pp, phm
 from mtl_vision.models.adapters.hyperformer import hyperformer, hyperformer_v
+from mtl_vision.models.adapters.dora import dora
 from mtl_vision.models.adapters.ia3 import ia3
 from mtl_vision.models.adapters.lora import lora
 from mtl_vision.models.adapters.low_rank_adapter import low_rank_adapter
@@ -82,6 +83,7 @@ ADAPTERS = {
     "polyhistor_lite_v": polyhistor_lite_v,
     "ssf": ssf,
     "ia3": ia3,
+    "dora": dora,
 }
 
 # What trains in the backbone, by adapter and as published: regexes of paths below ``backbone/``.
@@ -105,6 +107,7 @@ PATTERNS = {
     "polyhistor_lite_v": _BOTTLENECK,
     "ssf": (".*ssf.*",),
     "ia3": (".*ia3.*",),
+    "dora": (".*dora.*", *_SWIN, ".*merging/reduction/kernel"),
 }
 
 Specs = Sequence[tuple[str, Mapping[str, Any]]]

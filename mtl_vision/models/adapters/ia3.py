@@ -55,8 +55,8 @@ class IA3Linear(nnx.Module):
         self.ia3 = Rescale(channels, dtype=dtype) if owners.common else None
         own = Rescale(channels, tasks=owners.tasks, dtype=dtype) if owners.tasks else None
         self.task_ia3 = own
-        if owners.common and owners.tasks:
-            self.carried = False  # asks adapters after it to keep the shared stream
+        if owners.mixed:
+            self.carried = owners.carried  # asks adapters after it to keep the shared stream
 
     def __call__(self, x: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
         if self.before:

@@ -28,11 +28,18 @@ class Owners(NamedTuple):
       common: whether there are some for the shared stream.
       tasks: for how many tasks there are some of their own, 0 for none.
       shared: leading streams of the activations that belong to all tasks, once streams are open.
+      carried: whether streams enter every block, opened by an adapter before.
     """
 
     common: bool
     tasks: int
     shared: int
+    carried: bool = False
+
+    @property
+    def mixed(self) -> bool:
+        """Whether shared parameters and a task's own stand side by side."""
+        return self.common and self.tasks > 0
 
 
 Owned = Callable[..., Owners]
@@ -64,7 +71,7 @@ def share_streams(backbone: Any, tasks: int | tuple[str, ...], share: str) -> Ow
         if share == "none":
             return Owners(False, count, shared)
         last = share == "last" and late and place is not None and place.last
-        return Owners(True, count if last else 0, shared)
+        return Owners(True, count if last else 0, shared, backbone.carried)
 
     return owned
 
@@ -120,3 +127,17 @@ def columns(vector: jax.Array, kernel: jax.Array) -> jax.Array:
     """Returns ``[..., D]``, stacked or not, with the axes to broadcast against ``[..., C, D]``."""
     lead = vector.ndim - 1
     return jax.lax.expand_dims(vector, range(lead, lead + kernel.ndim - vector.ndim))
+
+
+def plain(layer: nnx.Module, adapter: str) -> nnx.Module:
+    """Returns a layer whose weight an adapter reads.
+
+    Raises:
+      ConfigError: another adapter has wrapped it.
+    """
+    if not hasattr(layer, "kernel"):
+        raise ConfigError(
+            f"config.adapter: {adapter} needs the weight of a layer that another adapter has "
+            f"wrapped; put {adapter} first."
+        )
+    return layer

@@ -70,8 +70,8 @@ class SSFLayer(nnx.Module):
         D = out_channels(linear)
         made = dict(std=std, dtype=dtype, rngs=rngs)
         self.linear, self.owners = linear, owners
-        if owners.common and owners.tasks:
-            self.carried = False  # asks adapters after it to keep the shared stream
+        if owners.mixed:
+            self.carried = owners.carried  # asks adapters after it to keep the shared stream
         self.ssf = ScaleShift(D, **made) if owners.common else None
         self.task_ssf = ScaleShift(D, tasks=owners.tasks, **made) if owners.tasks else None
 
