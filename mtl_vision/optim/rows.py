@@ -79,7 +79,10 @@ def weighted_sum(w: jax.Array, rows: Tree) -> Tree:
     """Returns ``sum_t w_t g_t`` for leaves ``[T, *shape]``, in their own types."""
 
     def combine(g: jax.Array) -> jax.Array:
-        return jnp.tensordot(w, wide(g), 1, precision=jax.lax.Precision.HIGHEST).astype(g.dtype)
+        # Written out it is one loop at the speed of the memory. XLA's CPU code takes twice as
+        # long for a product with the weights, and fifty times for a sum over a leading axis.
+        terms = (w[t] * wide(row) for t, row in enumerate(g))
+        return functools.reduce(jnp.add, terms).astype(g.dtype)
 
     return jax.tree.map(combine, rows)
 
@@ -135,11 +138,10 @@ def times(tree: Tree, owners: Owners, w: jax.Array, own: jax.Array) -> Tree:
 
 def summed(updates: Any, owners: Owners, tasks: int) -> Tree:
     """Returns the gradient of the sum of all losses from rows, or from a `Deferred`."""
+    ones = jnp.ones(tasks)
     if isinstance(updates, Deferred):
-        ones = jnp.ones(tasks)
         return updates.combine(ones, ones)
-    merged = jax.tree.map(lambda g: g.sum(0), shared_part(updates, owners))
-    return either(merged, updates)
+    return either(weighted_sum(ones, shared_part(updates, owners)), updates)
 
 
 def scale_rows(updates: Any, w: jax.Array, owners: Owners, tasks: Sequence[str]) -> Any:

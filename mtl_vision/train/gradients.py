@@ -259,7 +259,11 @@ def per_task(
 def _rows(pulled: Sequence[_Pulled], params: Tree, owners: Owners, pull: str) -> Tree:
     taken = [PULLS[pull](p.pull, p.cotangents) for p in pulled]
     shared = jax.tree.map(lambda *x: jnp.concatenate(x), *(rows for rows, _ in taken))
-    own = jax.tree.map(lambda *x: sum(r.sum(0) for r in x), *(rows for _, rows in taken))
+    sums = [
+        R.weighted_sum(jnp.ones(len(p.heads)), own)
+        for p, (_, own) in zip(pulled, taken, strict=True)
+    ]
+    own = jax.tree.map(lambda *x: sum(x), *sums)
     heads = [{"decoder": grads} for p in pulled for grads in p.heads]
     stacked = jax.tree.map(lambda *g: jnp.stack(g), *(R.shared_part(g, owners) for g in heads))
     summed = jax.tree.map(lambda *g: sum(g), *(R.own_part(g, owners) for g in heads))
