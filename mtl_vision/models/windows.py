@@ -84,21 +84,39 @@ class WindowAttention(nnx.Module):
     def __call__(self, x: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
         *_, height, width, _ = x.shape
         window, shift = self.geometry(height, width)
-        keys = split(key, 2)
-        x = pad_to(x, window)
-        *_, padded_height, padded_width, _ = x.shape
-        x = jnp.roll(x, (-shift, -shift), (2, 3)) if shift else x
-        x = rearrange(x, "s b (h i) (w j) c -> s b (h w) (i j) c", i=window, j=window)
+        x = into_windows(x, window, shift)
+        x = self.mix(x, self.scores(height, width), key=key)
+        return from_windows(x, (height, width), window, shift)
+
+    def scores(self, height: int, width: int) -> jax.Array:
+        """Returns what is added to the scores on such a map: ``[1 or windows, heads, N, N]``."""
+        window, shift = self.geometry(height, width)
         bias = self.bias(window)[None]
         if shift:
-            mask = shift_mask(padded_height, padded_width, window, shift)
-            bias = bias + jnp.asarray(mask, bias.dtype)[:, None]
-        qkv = self.qkv(x, key=keys[0])
-        parts = jnp.split(qkv, 3, -1)
+            padded = (-(-size // window) * window for size in (height, width))
+            bias = bias + jnp.asarray(shift_mask(*padded, window, shift), bias.dtype)[:, None]
+        return bias
+
+    def mix(self, x: jax.Array, bias: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
+        """Attends inside of every window: ``[S, B, windows, N, C]``, `bias` see `scores`."""
+        keys = split(key, 2)
+        parts = jnp.split(self.qkv(x, key=keys[0]), 3, -1)
         q, k, v = (rearrange(t, "s b w n (h d) -> s b w h n d", h=self.heads) for t in parts)
         x = rearrange(attend(q, k, v, bias), "s b w h n d -> s b w n (h d)")
-        x = self.proj(x, key=keys[1])
-        rows = padded_height // window
-        x = rearrange(x, "s b (h w) (i j) c -> s b (h i) (w j) c", h=rows, i=window, j=window)
-        x = jnp.roll(x, (shift, shift), (2, 3)) if shift else x
-        return x[:, :, :height, :width]
+        return self.proj(x, key=keys[1])
+
+
+def into_windows(x: jax.Array, window: int, shift: int) -> jax.Array:
+    """``[S, B, H, W, C]``, filled up and rolled back by `shift`, -> ``[S, B, windows, N, C]``."""
+    x = pad_to(x, window)
+    x = jnp.roll(x, (-shift, -shift), (2, 3)) if shift else x
+    return rearrange(x, "s b (h i) (w j) c -> s b (h w) (i j) c", i=window, j=window)
+
+
+def from_windows(x: jax.Array, size: tuple[int, int], window: int, shift: int) -> jax.Array:
+    """Undoes `into_windows` for maps of (H, W) = `size`."""
+    height, width = size
+    rows = -(-height // window)
+    x = rearrange(x, "s b (h w) (i j) c -> s b (h i) (w j) c", h=rows, i=window, j=window)
+    x = jnp.roll(x, (shift, shift), (2, 3)) if shift else x
+    return x[:, :, :height, :width]
