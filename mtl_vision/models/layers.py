@@ -88,10 +88,13 @@ class Linear(nnx.Module):
         self.bias = nnx.Param(bias_init(rngs.params(), (d_out,), jnp.float32)) if bias else None
         self.dtype = dtype
 
-    def __call__(self, x: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, *, key: jax.Array | None = None, extra: jax.Array | float = 0.0
+    ) -> jax.Array:
+        """`extra` is added to the kernel."""
         del key
         dtype = compute_type(self.dtype, self.kernel)
-        y = x.astype(dtype) @ self.kernel.astype(dtype)
+        y = x.astype(dtype) @ (self.kernel[...] + extra).astype(dtype)
         return y if self.bias is None else y + expand(self.bias.astype(dtype), y.ndim)
 
 
@@ -239,15 +242,36 @@ def drop_path(x: jax.Array, rate: jax.Array | float, key: jax.Array | None) -> j
     return x * jax.lax.expand_dims(factor, range(2, x.ndim))
 
 
+def hash_bits(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Returns random uint32 of `shape`: a hash of each place in row-major order and of the key.
+
+    Ten integer operations a number, which fuse with what uses them, so that nothing is stored.
+    The generators of `jax.random` took longer than the layers they were to regularise (CPU). Each
+    of the two rounds is the finalizer ``lowbias32``. Good for masks, not for statistics.
+    """
+    first, second = jax.random.bits(key, (2,), "uint32")
+    place, stride = jnp.zeros(shape, jnp.uint32), 1
+    for axis in reversed(range(len(shape))):
+        place += jax.lax.broadcasted_iota(jnp.uint32, shape, axis) * jnp.uint32(stride % 2**32)
+        stride *= shape[axis]
+    return _mix(_mix(place ^ first) ^ second)
+
+
+def _mix(h):
+    h = (h ^ (h >> 16)) * jnp.uint32(0x7FEB352D)
+    h = (h ^ (h >> 15)) * jnp.uint32(0x846CA68B)
+    return h ^ (h >> 16)
+
+
 def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
     """Zeroes values with probability `rate` and rescales the others (arXiv 1207.0580).
 
     Args:
       x: any array.
-      rate: in [0, 1), to 16 bits; 0.0 costs nothing.
+      rate: in [0, 1); 0.0 costs nothing.
       key: None in evaluation: nothing is dropped.
     """
     if key is None or rate == 0.0:
         return x
-    kept = jax.random.bits(key, x.shape, "uint16") >= round(rate * 2**16)
+    kept = hash_bits(key, x.shape) >= jnp.uint32(rate * 2**32)
     return jnp.where(kept, x / (1 - rate), 0)

@@ -58,14 +58,24 @@ class TaskLowRank(nnx.Module):
         self.dtype = dtype
 
     def __call__(self, x: jax.Array, scale: jax.Array) -> jax.Array:
+        return self.up(self.down(x), scale)
+
+    def down(self, x: jax.Array) -> jax.Array:
+        """``x_t A_t``: ``[1 or T, ..., C]`` -> ``[T, ..., R]``."""
         dtype = compute_type(self.dtype, self.a)
-        b = (self.b[...] * scale[:, None, None]).astype(dtype)
         x, a = x.astype(dtype), self.a.astype(dtype)
         if x.shape[0] == 1:
-            z = jnp.einsum("...c,tcr->t...r", x[0], a)
-        else:
-            z = jnp.einsum("t...c,tcr->t...r", x, a)
-        return jnp.einsum("t...r,trd->t...d", z, b)
+            return jnp.einsum("...c,tcr->t...r", x[0], a)
+        return jnp.einsum("t...c,tcr->t...r", x, a)
+
+    def up(self, z: jax.Array, scale: jax.Array) -> jax.Array:
+        """``s_t z_t B_t``: ``[T, ..., R]`` -> ``[T, ..., D]``."""
+        return jnp.einsum("t...r,trd->t...d", z, self.factor(scale))
+
+    def factor(self, scale: jax.Array) -> jax.Array:
+        """Returns ``s_t B_t``, ``[T, R, D]``, in the compute type."""
+        b = self.b[...] * scale[:, None, None]
+        return b.astype(compute_type(self.dtype, self.b))
 
 
 def check_rank(rank: int, d_in: int, d_out: int) -> None:
