@@ -15,7 +15,7 @@ from mtl_vision import build, metrics, parallel
 from mtl_vision.config import Config
 from mtl_vision.metrics import boundary
 from mtl_vision.tasks import Task
-from mtl_vision.train import setup
+from mtl_vision.train import setup, weights
 from mtl_vision.train.log import table, write_json
 from mtl_vision.train.state import Start
 from mtl_vision.train.step import best_params, jit_eval_step
@@ -246,6 +246,30 @@ def evaluate_run(
     )
     name = "final" if step is None and split is None else f"step{int(state.step)}_{split_}"
     return write_result(workdir, cfg, int(state.step), split_, result, name)
+
+
+def evaluate_file(
+    cfg: Config, path: pathlib.Path, workdir: pathlib.Path, *, split: str | None = None
+) -> dict[str, Any]:
+    """Evaluates the weights in a file; see `train.weights.load`.
+
+    Args:
+      cfg: of the model they belong to.
+      path: the file.
+      workdir: where ``final_metrics.json`` goes.
+      split: None for that of the config.
+
+    Raises:
+      DataError: the file cannot be read or does not fit the model.
+    """
+    mesh, start = setup.start(cfg)
+    state = weights.load(path, start.state, build.tasks(cfg))
+    split_ = cfg.eval.split if split is None else split
+    result = Evaluator(cfg, mesh, start)(
+        best_params(state), split_, final=True, sheets=cfg.run.panels
+    )
+    workdir.mkdir(parents=True, exist_ok=True)
+    return write_result(workdir, cfg, int(state.step), split_, result, "final")
 
 
 def report(cfg: Config, final: Mapping[str, Any]) -> str:

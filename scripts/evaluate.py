@@ -1,27 +1,43 @@
-r"""Evaluates a run and prints one table; writes final_metrics.json.
+r"""Evaluates a run, or weights in a file, and prints one table; writes final_metrics.json.
 
-python scripts/evaluate.py --workdir runs/x [--step 4000] [--split test]
+  python scripts/evaluate.py --workdir runs/x [--step 4000] [--split test]
+  python scripts/evaluate.py --weights x.safetensors --config configs/y.py --workdir out
+
+A file is what scripts/export.py wrote, or a checkpoint of scale-lab/MTLoRA (.pth, .npz,
+.safetensors). Then the workdir is where the figures go, and must not be a run's.
 """
 
 import pathlib
 
 from absl import flags
+from ml_collections import config_flags
 
 from mtl_vision import cli
 
-WORKDIR = flags.DEFINE_string("workdir", None, "Run folder.", required=True)
+WORKDIR = flags.DEFINE_string("workdir", None, "Run folder, or where to write.", required=True)
 STEP = flags.DEFINE_integer("step", None, "Checkpoint to evaluate; the newest by default.")
 SPLIT = flags.DEFINE_string("split", None, "Split; that of the config by default.")
+WEIGHTS = flags.DEFINE_string("weights", None, "File to evaluate in place of a checkpoint.")
+CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Config of the weights.", lock_config=False, accept_new_attributes=True
+)
 
 
 def main() -> None:
     from mtl_vision.check import check
-    from mtl_vision.evaluate import evaluate_run, report
+    from mtl_vision.errors import ConfigError
+    from mtl_vision.evaluate import evaluate_file, evaluate_run, report
     from mtl_vision.train import folder
 
     workdir = pathlib.Path(WORKDIR.value)
-    cfg = check(folder.read(workdir))
-    final = evaluate_run(cfg, workdir, step=STEP.value, split=SPLIT.value)
+    if WEIGHTS.value is None:
+        cfg = check(folder.read(workdir))
+        final = evaluate_run(cfg, workdir, step=STEP.value, split=SPLIT.value)
+    else:
+        if (workdir / "config.json").exists():
+            raise ConfigError(f"--workdir={workdir} is a run; give a folder of its own.")
+        cfg = check(cli.config_value(CONFIG))
+        final = evaluate_file(cfg, pathlib.Path(WEIGHTS.value), workdir, split=SPLIT.value)
     print(report(cfg, final))
 
 

@@ -1,0 +1,166 @@
+"""Weights in single files: released checkpoints read; adapters and heads written and read."""
+
+import json
+import os
+import pathlib
+import zipfile
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from flax import traverse_util
+
+from mtl_vision import rules
+from mtl_vision.errors import DataError
+from mtl_vision.models import released
+from mtl_vision.models.convert import convert
+from mtl_vision.train import integrity
+from mtl_vision.train.state import TrainState
+
+FORMAT = "mtl_vision/1"
+WHOLE = ("trainable", "frozen", "stats")
+
+
+def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Reads the arrays of a file by name, and its metadata, without running anything in it.
+
+    Args:
+      path: ``.npz`` without pickles, ``.safetensors``, or a torch file (``.pth``, ``.pt``,
+        ``.bin``), which needs torch and is read with ``weights_only``. Of a nested torch file
+        the entry ``model`` or ``state_dict`` is taken.
+
+    Raises:
+      DataError: no such file, another ending, not of that format, or torch is missing.
+    """
+    readers = {".npz": _npz, ".safetensors": _safetensors}
+    readers |= dict.fromkeys((".pth", ".pt", ".bin"), _torch)
+    if path.suffix not in readers:
+        raise DataError(f"{path} is none of {', '.join(readers)}.")
+    if not path.is_file():
+        raise DataError(f"{path} does not exist.")
+    try:
+        return readers[path.suffix](path)
+    except ImportError as e:
+        raise DataError(
+            f"{path} is a torch file; install torch to read it (pip install torch), or convert it "
+            f"to .safetensors."
+        ) from e
+    except Exception as e:
+        raise DataError(f"{path} is not a whole {path.suffix} file: {e}.") from e
+
+
+def _npz(path):
+    if not zipfile.is_zipfile(path):
+        raise ValueError("not a zip archive")
+    with np.load(path, allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}, {}
+
+
+def _safetensors(path):
+    import safetensors
+
+    with safetensors.safe_open(path, "numpy") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
+
+
+def _torch(path):
+    import torch
+
+    found = torch.load(path, map_location="cpu", weights_only=True)
+    for name in ("model", "state_dict"):
+        found = found[name] if isinstance(found.get(name), Mapping) else found
+    return {k: v.numpy() for k, v in found.items() if isinstance(v, torch.Tensor)}, {}
+
+
+def export(path: pathlib.Path, state: TrainState, config: Mapping[str, Any]) -> None:
+    """Writes what a run trained as one safetensors file: whole, or not at all.
+
+    It holds the trained parameters, or their moving average if there is one, and the statistics;
+    its metadata the config and the digest of the frozen parameters that these belong to.
+
+    Args:
+      path: of the file.
+      state: of the run.
+      config: plain values, for whoever reads the file.
+    """
+    from safetensors.numpy import save_file
+
+    kept = {"trainable": state.ema or state.trainable, "stats": state.stats}
+    arrays = {name: np.asarray(x) for name, x in rules.flatten(kept).items()}
+    metadata = {
+        "format": FORMAT,
+        "frozen": str(_digest(state)),
+        "step": str(int(state.step)),
+        "config": json.dumps(config),
+    }
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    save_file(arrays, temporary, metadata=metadata)
+    temporary.replace(path)
+
+
+def load(path: pathlib.Path, state: TrainState, tasks: Sequence[str]) -> TrainState:
+    """Returns `state` with the weights of a file.
+
+    Args:
+      path: what `export` wrote, for a model with the same frozen parameters; or a checkpoint of
+        scale-lab/MTLoRA in any format of `read`, for one dataset and its hrnet heads.
+      state: of the model, at its start.
+      tasks: their names, ``dataset/kind``, in the order of the model.
+
+    Raises:
+      DataError: the file cannot be read, belongs to other frozen parameters, or does not fit; all
+        unused and missing arrays are named.
+    """
+    arrays, metadata = read(path)
+    if metadata.get("format") != FORMAT:
+        return _load_released(path, arrays, state, tasks)
+    if metadata["frozen"] != str(_digest(state)):
+        raise DataError(
+            f"{path} was trained on other frozen parameters than those of this model. Use its "
+            f"config's backbone weights and seed; the config is in the file's metadata."
+        )
+    mine = rules.flatten({name: getattr(state, name) for name in ("trainable", "stats")})
+    faults = [f"{p} is missing" for p in mine if p not in arrays]
+    faults += [f"{p} is not in the model" for p in arrays if p not in mine]
+    faults += [
+        f"{p} is {arrays[p].shape} there and {x.shape} here"
+        for p, x in mine.items()
+        if p in arrays and arrays[p].shape != x.shape
+    ]
+    if faults:
+        raise DataError(f"{path} does not fit the model: {'; '.join(faults)}.")
+    return _filled(state, arrays)
+
+
+def _load_released(path, arrays, state, tasks):
+    datasets = {name.rpartition("/")[0] for name in tasks}
+    if len(datasets) != 1:
+        raise DataError(
+            f"{path} holds heads of one dataset, but the config has {', '.join(sorted(datasets))}."
+        )
+    fields = [rules.flatten(getattr(state, name)) for name in WHOLE]
+    whole = {p: x for field in fields for p, x in field.items()}
+    table = released.checkpoint([n.rpartition("/")[2] for n in tasks], *datasets)
+    tree = traverse_util.unflatten_dict(whole, sep="/")
+    found = rules.flatten(convert(arrays, table, tree, zero=released.LACKING))
+    return _filled(
+        state, {f"{n}/{p}": found[p] for n, f in zip(WHOLE, fields, strict=True) for p in f}
+    )
+
+
+def _filled(state: TrainState, arrays: Mapping[str, np.ndarray]) -> TrainState:
+    """Returns `state` with arrays in their places, in the dtypes and shardings there."""
+
+    def place(path: str, old: Any) -> Any:
+        name = path.replace("ema/", "trainable/", 1) if path.startswith("ema/") else path
+        if name not in arrays:
+            return old
+        return jax.device_put(arrays[name].astype(old.dtype), old.sharding)
+
+    return rules.map_with_path(place, state)
+
+
+def _digest(state: TrainState) -> int:
+    frozen = {path: x for path, x in rules.flatten({"frozen": state.frozen}).items() if x.size}
+    return integrity.digest(integrity.table(frozen))
