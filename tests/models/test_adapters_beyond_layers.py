@@ -10,6 +10,7 @@ from flax import nnx
 
 from mtl_vision import rules
 from mtl_vision.models import adapters, mtl
+from mtl_vision.models.adapters.ditask import DiTASKLinear, displacement, warp_values
 from mtl_vision.models.adapters.dora import DoRALinear
 from mtl_vision.models.adapters.ia3 import IA3Linear
 from mtl_vision.models.adapters.inject import merged
@@ -67,6 +68,13 @@ def ia3_layer(owners, before=True):
     return moved(IA3Linear(linear(), C, owners, before=before, dtype=None))
 
 
+def ditask_layer(owners):
+    made = dict(cells=4, task_cells=5, parts=2, warp="places", random=False, dtype=None)
+    layer = moved(DiTASKLinear(linear(), owners, **made, rngs=rngs()))
+    layer.factorize()
+    return layer
+
+
 def dora_layer(owners):
     made = dict(rank=2, task_ranks=(2,) * owners.tasks, scale=2.0, rate=0.0, dtype=None)
     return moved(DoRALinear(linear(), owners, **made, rngs=rngs()))
@@ -95,6 +103,42 @@ def test_ia3_rescales_inputs_or_the_last_outputs():
     agree(layer(u), y)
 
 
+def test_ditask_flow_agrees_with_small_euler_steps_and_keeps_the_order():
+    theta = np.array([0.9, -2.0, 1.2])
+    knots = np.arange(5) / 4 * [0, 0.1, -0.8, 1.2, 0]  # sums of theta from each knot on
+    points = np.linspace(0, 1, 21)
+    moved = points.copy()
+    for _ in range(20_000):
+        moved += np.interp(moved, np.arange(5) / 4, knots) / 20_000
+    got = points + displacement(jnp.asarray(theta), jnp.asarray(points))
+    np.testing.assert_allclose(got, moved, atol=2e-4)
+    assert (np.diff(got) > 0).all() and got[0] == 0 and got[-1] == 1
+    assert not displacement(0 * jnp.asarray(theta), jnp.asarray(points)).any()
+
+
+def test_ditask_warps_the_singular_values_of_every_part():
+    layer = ditask_layer(LAST)
+    v, u = values(layer), x(1)
+    weight = np.zeros((C, D))
+    for i, part in enumerate(np.split(v["linear/kernel"], 2, axis=-1)):
+        left, sigma, right = np.linalg.svd(part, full_matrices=False)
+        p = len(sigma)
+        places = np.arange(p) + (p - 1) * np.asarray(
+            displacement(jnp.asarray(v["task_ditask/theta"][1]), jnp.arange(p) / (p - 1))
+        )
+        assert np.abs(places - np.arange(p)).max() > 0.01
+        weight[:, 3 * i : 3 * i + 3] = left * np.interp(places, np.arange(p), sigma) @ right
+    agree(layer(u)[2], np.asarray(u[0]) @ weight + v["linear/bias"])
+
+
+def test_ditask_warps_values_below_the_largest():
+    sigma = jnp.array([[4.0, 2.0, 1.0]])
+    theta = jnp.array([-1.0])  # one knot, of -1/2 at 1/2: |v| = x up to it
+    changed = sigma + warp_values(theta, sigma)
+    agree(changed[0, 1:], np.array([2.0, 1.0]) * np.exp(-1))
+    agree(changed[0, 0], 4.0)
+
+
 def test_dora_normalises_outputs_and_gives_tasks_the_shared_response():
     layer = dora_layer(LAST)
     v, u = values(layer), x(1)
@@ -118,6 +162,7 @@ def test_dora_normalises_outputs_and_gives_tasks_the_shared_response():
 
 FOLDED = {
     "dora": dora_layer,
+    "ditask": ditask_layer,
     "ssf": ssf_layer,
     "ssf_norm": lambda owners: ssf_layer(owners, lambda: LayerNorm(C)),
     "ia3": ia3_layer,
@@ -166,6 +211,8 @@ COUNTS = [
     ("ssf", dict(backbone="vit_s"), 12 * 22 * 384 + 2 * 2 * 384),  # and patches, last norm
     ("ia3", dict(), 6 * S1),
     ("ia3", dict(backbone="vit_s", share="last"), 12 * 6 * 384 + 4 * 4 * 4 * 384),
+    ("ditask", dict(), 1_602_714),
+    ("ditask", dict(task_cells=64), 1_605_594),
     ("dora", dict(rank=16, share="all"), (16 * 16 + 9) * S1 + SWIN + REDUCTIONS),
     (
         "dora",

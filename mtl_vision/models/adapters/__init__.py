@@ -51,6 +51,7 @@ from mtl_vision.models.adapters import bottleneck
 from mtl_vision.models.adapters.adapter import adapter
 from mtl_vision.models.adapters.compacter import compacter, compacter_pp, phm
 from mtl_vision.models.adapters.hyperformer import hyperformer, hyperformer_v
+from mtl_vision.models.adapters.ditask import ditask
 from mtl_vision.models.adapters.dora import dora
 from mtl_vision.models.adapters.ia3 import ia3
 from mtl_vision.models.adapters.lora import lora
@@ -84,6 +85,7 @@ ADAPTERS = {
     "ssf": ssf,
     "ia3": ia3,
     "dora": dora,
+    "ditask": ditask,
 }
 
 # What trains in the backbone, by adapter and as published: regexes of paths below ``backbone/``.
@@ -107,6 +109,7 @@ PATTERNS = {
     "polyhistor_lite_v": _BOTTLENECK,
     "ssf": (".*ssf.*",),
     "ia3": (".*ia3.*",),
+    "ditask": (".*ditask/theta", *_SWIN, ".*merging/reduction/kernel"),
     "dora": (".*dora.*", *_SWIN, ".*merging/reduction/kernel"),
 }
 
