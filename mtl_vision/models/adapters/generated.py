@@ -168,7 +168,7 @@ def enlarged(x: jax.Array, p: jax.Array, q: jax.Array, scaling: jax.Array, order
       x: ``[T, B, ..., s C0]``.
       p, q: ``[T, C0, R]`` and ``[T, D0, R]``.
       scaling: ``[s, s]`` or ``[T, s, s]``.
-      order: one of `ORDERS`.
+      order: ``scale_left`` or ``template_left``.
 
     Returns: ``[T, B, ..., s D0]``.
     """
