@@ -38,7 +38,7 @@ class Point(NamedTuple):
 
 
 def best_in_ball(
-    unit: UnitGramian, radius: float, balance: jax.Array | float = 0.0, iterations: int = 20
+    unit: UnitGramian, radius: float, balance: jax.Array | float = 0.0
 ) -> tuple[jax.Array, jax.Array]:
     """Maximizes ``min_t <g_t, d>`` over ``|d - g0| <= radius |g0|``.
 
@@ -51,7 +51,6 @@ def best_in_ball(
       unit: the unit Gramian. Inactive tasks are ignored, except that g0 is the mean over all T.
       radius: above 0.
       balance: 0 or more.
-      iterations: Newton steps.
 
     Returns: weights ``[T]`` of d, the smallest ones where gradients depend on each other; and
       ``|g_w|`` over the norm of all gradients together.
@@ -76,7 +75,7 @@ def best_in_ball(
         ok = jnp.stack([jnp.isfinite(p).all() for p in new]).all()
         return jax.tree.map(lambda p, old: jnp.where(ok, p, old), new, x)
 
-    x = jax.lax.fori_loop(0, iterations, newton, _start(gains, radius, active))
+    x = jax.lax.fori_loop(0, 20, newton, _start(gains, radius, active))
     v = x.v * radius / jnp.maximum(jnp.sqrt(x.v @ x.v), radius)
     move = units @ jnp.where(values > 0, v / jnp.where(values > 0, values, 1), 0)
     w = 1 / T + size * move / jnp.where(norms > 0, norms, 1)
