@@ -1,0 +1,60 @@
+"""From fields of a config to a step that traces: every way to take per-task gradients."""
+
+import jax
+import pytest
+
+from mtl_vision.check import check
+from mtl_vision.errors import ConfigError
+from mtl_vision.train import plan, setup
+from tests import tiny
+
+CASES = {
+    "two_pass": dict(per_task="two_pass", aggregator="mgda"),
+    "features": dict(per_task="features", aggregator="aligned_mtl"),
+    "halves": dict(per_task="scan", aggregator="sdmgrad"),
+    "all": dict(per_task="passes", aggregator="graddrop", weighting="famo", sam="sam"),
+}
+
+
+def config(**chosen):
+    values = tiny.values(data__batch=2)
+    for name, kinds in (("synth_pascal", ("sal",)), ("synth_nyud", ("depth", "edge"))):
+        values["data"][name]["tasks"] = kinds
+    for field, value in chosen.items():
+        values["optim"][field] = {"name": value} if isinstance(value, str) else value
+    if "per_task" in chosen:
+        values["optim"]["per_task"] = chosen["per_task"]
+    return check(values)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_step_of_a_config_traces(case, monkeypatch):
+    first = jax.devices()[:1]
+    monkeypatch.setattr(jax, "devices", lambda *args: first)
+    cfg = config(**CASES[case])
+    mesh, start = setup.start(cfg)
+    step = setup.train_step(cfg, mesh, start)
+    state, metrics = jax.eval_shape(step, start.state, plan.batch_shapes(cfg, mesh))
+    before = jax.tree.map(lambda x: (x.shape, x.dtype), start.state)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), state) == before
+    assert metrics["tasks/gram"].shape == (3, 3)
+
+
+@pytest.mark.parametrize(
+    "chosen, text",
+    [
+        (dict(per_task="two_pass", aggregator="graddrop"), "per_task='two_pass' never holds"),
+        (dict(per_task="features", aggregator="mgda", accumulate=2), "accumulate=2 is too many"),
+        (dict(aggregator="sdmgrad", sam="task_sam"), "sam.name='task_sam' does not go with"),
+        (dict(per_task="two_pass", aggregator="sum", sam="task_sam"), "never holds"),
+        (dict(per_task="vmpa"), "per_task='vmpa' is not one of .* Did you mean 'vmap'"),
+        (dict(aggregator={"name": "mean", "preference": (1.0,)}), "1 number"),
+        (dict(weighting={"name": "fixed", "weights": (1.0,)}), "are 1 for 3 tasks"),
+        (dict(aggregator={"name": "graddrop", "smooth": 0.9}), "smooth=0.9 averages weights"),
+        (dict(aggregator={"name": "graddrop", "task_weighting": "weighted"}), "coordinate"),
+        (dict(sam={"name": "sam", "rho": -1.0}), "rho=-1.0"),
+    ],
+)
+def test_what_does_not_go_together_is_said_before_anything_is_built(chosen, text):
+    with pytest.raises(ConfigError, match=text):
+        config(**chosen)
