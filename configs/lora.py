@@ -1,0 +1,21 @@
+r"""LoRA (arXiv 2106.09685) as a row of arXiv 2210.03265: rank 4, on q and v.
+
+  for task in semseg human_parts sal normals; do
+    python scripts/train.py --config configs/lora.py \
+        --config.data.synth_pascal.tasks="('$task',)" --workdir runs/lora_$task
+  done
+
+The four runs are one row; they train 2,867,360 parameters with heads.
+With all four tasks in one run it is the row's shared variant.
+"""
+
+import ml_collections as mlc
+
+from configs import polyhistor
+
+
+def get_config() -> mlc.ConfigDict:
+    c = polyhistor.get_config()
+    c.data.synth_pascal.tasks = ("semseg",)
+    c.adapter = dict(name="lora", rank=4, bias=True)
+    return c

@@ -1,0 +1,206 @@
+"""The adapters of the published tables, inside backbones: start, gradients, tasks, datasets."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from mtl_vision import rules
+from mtl_vision.errors import ConfigError
+from mtl_vision.models import adapters, mtl
+from mtl_vision.models.adapters import streams
+from mtl_vision.models.backbones import BACKBONES, vit
+from mtl_vision.models.layers import AdapterParam, TaskParam
+
+KEY = jax.random.key(0)
+TASKS = ("a/semseg", "a/normals", "b/depth")
+VIT = dict(channels=8, depth=2, heads=2, patch=8, grid=(2, 2), taps=(2,))
+BACKBONE = {
+    "swin": ("swin", dict(embed=8, depths=(1, 1), heads=(1, 2), window=2)),
+    "vit": ("vit", VIT),
+    "vit_scan": ("vit", VIT | dict(scan=True)),
+}
+HYPER = dict(embed=3, ratio=4)
+# Adapters of a Swin and of a scanned ViT; together they take the branches of the code.
+CASES = {
+    "vpt": (dict(vpt=dict(prompts=3)), dict(vpt=dict(prompts=3, deep=True))),
+    "phm": (
+        dict(adapter=dict(norm="task"), phm=dict(ratio=2, n=2), lora=dict(rank=2, bias=True)),
+        dict(
+            adapter=dict(share="down", norm="none", sites=("attn", "mlp")),
+            phm=dict(ratio=2, n=2, share="none"),
+            lora=dict(rank=2, share="none", sites=("q", "fc1")),
+        ),
+    ),
+    "compacter": (
+        dict(compacter=dict(n=2), low_rank_adapter=dict(rank=1)),
+        dict(
+            compacter=dict(n=2, share="none", norm="none"),
+            low_rank_adapter=dict(rank=1, ratio=4, share="up", norm="shared"),
+        ),
+    ),
+    "hyperformer": (
+        dict(hyperformer=HYPER),
+        dict(hyperformer=HYPER | dict(projection=(2, 4), affine=False)),
+    ),
+    "polyhistor": (
+        dict(polyhistor=HYPER | dict(norm="none", rank=1)),
+        dict(polyhistor=HYPER | dict(bias="task")),
+    ),
+    "polyhistor_lite": (
+        dict(polyhistor_lite=HYPER | dict(rank=1)),
+        dict(polyhistor_lite=HYPER | dict(scaling="task", bias="none", rank=2)),
+    ),
+}
+
+
+def adapted(kind, more=(), **chosen):
+    rngs = nnx.Rngs(params=KEY)
+    name, options = BACKBONE[kind]
+    backbone = BACKBONES[name](**options, **dict(more), rngs=rngs)
+    return adapters.adapt(backbone, list(chosen.items()), tasks=TASKS, rngs=rngs)
+
+
+def image():
+    return jax.random.normal(KEY, (1, 16, 16, 3))
+
+
+def taken(models):
+    """Returns (function of the parameters, the parameters) of models run on one image.
+
+    The function gives the outputs, and the gradient of a loss of the second task.
+    """
+    graphdefs, params, rests = zip(*(nnx.split(m, nnx.Param, ...) for m in models), strict=True)
+
+    def run(params):
+        return [nnx.merge(*one)(image()) for one in zip(graphdefs, params, rests, strict=True)]
+
+    def loss(params):
+        outs = run(params)
+        return sum(jnp.square(x[min(1, len(x) - 1)]).sum() for out in outs for x in out), outs
+
+    def both(params):
+        grads, outs = jax.grad(loss, has_aux=True)(params)
+        return outs, [nnx.to_pure_dict(g) for g in grads]
+
+    return jax.jit(both), list(params)
+
+
+@functools.cache
+def plain():
+    graphdefs, states = zip(*(nnx.split(adapted(k)) for k in ("swin", "vit_scan")), strict=True)
+    return jax.jit(lambda s: [nnx.merge(*p)(image()) for p in zip(graphdefs, s, strict=True)])(
+        states
+    )
+
+
+def shaken(tree):
+    """All parameters moved at random, so that no branch is zero."""
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda x: np.float32(x + rng.normal(0, 0.2, x.shape)), tree)
+
+
+def paths(model, kind):
+    return rules.flatten(nnx.to_pure_dict(nnx.state(model, kind)))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_adapters_start_as_the_backbone_and_tasks_own_their_slices(name):
+    pairs = zip(("swin", "vit_scan"), CASES[name], strict=True)
+    models = [adapted(kind, **chosen) for kind, chosen in pairs]
+    function, params = taken(models)
+    for want, got in zip(plain(), function(params)[0], strict=True):
+        for tap, made in zip(want, got, strict=True):
+            assert tap.shape[1:] == made.shape[1:]
+            if name == "vpt":  # prompts are seen at once
+                assert np.isfinite(made).all() and jnp.abs(made - tap).max() > 1e-6
+            else:
+                np.testing.assert_array_equal(made, jnp.broadcast_to(tap, made.shape))
+    for model, grads in zip(models, function(shaken(params))[1], strict=True):
+        check(model, rules.flatten(grads))
+
+
+def check(model, grads):
+    """Every parameter that was added has a gradient, and tasks have none from others."""
+    own, added = (paths(model, kind) for kind in (TaskParam, AdapterParam))
+    assert own or added
+    for path, grad in grads.items():
+        assert np.isfinite(grad).all(), path
+        if path in own:
+            parts = jnp.abs(jnp.moveaxis(grad, streams.task_axis(path), 0))
+            assert parts[0].max() == parts[2].max() == 0 < parts[1].max(), path
+        elif path in added:
+            assert jnp.abs(grad).max() > 0, path
+
+
+def runs(module, state):
+    graphdef, _ = nnx.split(module)
+    return jax.jit(lambda state: nnx.merge(graphdef, state)(image()))(state)
+
+
+def test_hypernetworks_know_tasks_by_their_embeddings_in_loops_and_stacks():
+    chosen = dict(polyhistor_lite=HYPER | dict(rank=1, norm="shared", projection=(2, 4)))
+    loop, scan = (adapted(kind, **chosen) for kind in ("vit", "vit_scan"))
+    tree = shaken(nnx.to_pure_dict(nnx.state(loop)))
+    e = tree["generate"]["embedding"]
+    tree["generate"]["embedding"] = np.stack([e[0], e[1], e[0]])
+    (first, second, third) = runs(loop, tree)[0]
+    np.testing.assert_array_equal(first, third)
+    assert jnp.abs(first - second).max() > 1e-3
+    stacked = vit.stack(tree, VIT["taps"])
+    np.testing.assert_allclose(runs(scan, stacked)[0][1], second, atol=1e-5)
+    # A dataset's tasks get the weights of their own embeddings.
+    nnx.update(scan, stacked)
+    part = streams.select(scan, "a")
+    np.testing.assert_allclose(
+        runs(part, nnx.to_pure_dict(nnx.state(part)))[0], [first, second], atol=1e-5
+    )
+
+
+def test_a_shared_adapter_gives_all_tasks_the_same_unless_its_norms_differ():
+    for norm, count in (("shared", 1), ("task", 3)):
+        taps = jax.eval_shape(lambda n=norm: adapted("swin", adapter=dict(norm=n))(image()))
+        assert [x.shape[0] for x in taps] == [count, count]
+
+
+def test_streams_of_tasks_keep_the_trunk_that_mtlora_needs():
+    chosen = dict(mtlora=dict(rank=2, task_rank=1), polyhistor=HYPER | dict(rank=1))
+    taps = jax.eval_shape(lambda: adapted("swin", **chosen, adapter=dict(norm="task"))(image()))
+    assert [x.shape[0] for x in taps] == [4, 4]
+
+
+@pytest.mark.parametrize(
+    "chosen, message",
+    [
+        (dict(adapter=dict(ratio=3)), "ratio=3 does not divide a block's 8"),
+        (dict(adapter=dict(share="sideways")), "adapter.share='sideways'"),
+        (dict(adapter=dict(sites=("mpl",))), "Did you mean 'mlp'"),
+        (dict(adapter=dict(norm="tasks")), "Did you mean 'task'"),
+        (dict(adapter=dict(act="gelu_tan")), "Did you mean 'gelu_tanh'"),
+        (dict(phm=dict(n=3, ratio=2)), "n=3 must divide the widths of a layer 8 -> 4"),
+        (dict(compacter=dict(n=4, rank=2)), "rank 2 does not fit a layer 2 -> 1"),
+        (dict(phm=dict(ratio=2), compacter={}), "two adapters make weights"),
+        (dict(polyhistor=dict(rank=3, ratio=4)), "rank 3 does not fit"),
+        (dict(polyhistor_lite=HYPER | dict(rank=1, order="left")), "adapter.order='left'"),
+        (dict(lora=dict(sites=())), "sites is empty"),
+        (dict(lora=dict(share="down")), "adapter.share='down'"),
+        (dict(vpt=dict(prompts=0)), "prompts=0"),
+    ],
+)
+def test_what_does_not_fit_is_named(chosen, message):
+    with pytest.raises(ConfigError, match=message):
+        mtl.abstract(lambda: adapted("swin", **chosen))
+
+
+@pytest.mark.parametrize("name", ["adapter", "lora", "vpt", "compacter", "polyhistor_lite_v"])
+def test_what_adapters_add_trains_and_nothing_of_the_backbone(name):
+    small = {"compacter": dict(n=2), "lora": dict(rank=2), "polyhistor_lite_v": {}}
+    layer_scale = dict(layer_scale=0.1, drop_path=0.1)
+    model = mtl.abstract(lambda: adapted("vit", layer_scale, **{name: small.get(name, {})}))
+    added = {f"backbone/{path}" for path in paths(model, (AdapterParam, TaskParam))}
+    every = [f"backbone/{path}" for path in paths(model, nnx.Param)]
+    chosen = rules.resolve(adapters.trainable([name]), every, "trainable")
+    assert added == {path for path, yes in chosen.items() if yes}
