@@ -74,7 +74,7 @@ def complementary(matrix: jax.Array, q: jax.Array) -> jax.Array:
 
     All tasks on the wrong side change sides as long as their number falls, and a few times more;
     else only the last of them does, which ends after finitely many steps. 6 suffice for up to
-    eight independent gradients; dependent ones need up to 4 T.
+    eight independent gradients; dependent ones need more, 6 T have been enough up to T = 12.
 
     Args:
       matrix: ``[T, T]`` M, symmetric and positive definite.
@@ -101,7 +101,7 @@ def complementary(matrix: jax.Array, q: jax.Array) -> jax.Array:
         return passive ^ flip, jnp.minimum(best, count), patience
 
     start = jnp.zeros(len(q), bool), jnp.array(len(q) + 1), jnp.array(3)
-    passive = jax.lax.fori_loop(0, max(12, 4 * len(q)), pivot, start)[0]
+    passive = jax.lax.fori_loop(0, max(12, 6 * len(q)), pivot, start)[0]
     return jnp.maximum(solve(passive), 0)
 
 

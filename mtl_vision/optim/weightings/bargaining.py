@@ -51,7 +51,7 @@ def nash_mtl(
     Args:
       max_norm: largest ``|d|``, by ``|d|^2 = w^T G w``; 0 for any.
       every: updates between two solutions, 1 or more; in between the weights are used again.
-      drop_zero_rows: a task without a gradient has weight 0; else 1.
+      drop_zero_rows: a task without a gradient has weight 0; else 1 before d is clipped.
       parity: all keep zero rows; ``libmtl`` and ``nash-mtl`` add 1e-6 to the norm that is clipped.
 
     Raises:
