@@ -100,7 +100,7 @@ def plain():
 def shaken(tree):
     """All parameters moved at random, so that no branch is zero."""
     rng = np.random.default_rng(0)
-    return jax.tree.map(lambda x: np.float32(x + rng.normal(0, 0.2, x.shape)), tree)
+    return jax.tree.map(lambda x: np.asarray(x) + np.float32(rng.normal(0, 0.2, x.shape)), tree)
 
 
 def paths(model, kind):
@@ -170,6 +170,19 @@ def test_streams_of_tasks_keep_the_trunk_that_mtlora_needs():
     chosen = dict(mtlora=dict(rank=2, task_rank=1), polyhistor=HYPER | dict(rank=1))
     taps = jax.eval_shape(lambda: adapted("swin", **chosen, adapter=dict(norm="task"))(image()))
     assert [x.shape[0] for x in taps] == [4, 4]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_adapters_compute_in_the_type_of_the_backbone(name):
+    def taps(kind, chosen):
+        backbone, options = BACKBONE[kind]
+        make = dict(dtype="bfloat16", rngs=nnx.Rngs(params=KEY))
+        backbone = BACKBONES[backbone](**options, **make)
+        return adapters.adapt(backbone, list(chosen.items()), tasks=TASKS, **make)(image())
+
+    for kind, chosen in zip(("swin", "vit_scan"), CASES[name], strict=True):
+        found = jax.eval_shape(lambda k=kind, c=chosen: taps(k, c))
+        assert {x.dtype for x in found} == {jnp.dtype("bfloat16")}
 
 
 @pytest.mark.parametrize(
