@@ -160,6 +160,23 @@ def test_hypernetworks_know_tasks_by_their_embeddings_in_loops_and_stacks():
     )
 
 
+def test_prompts_of_one_block_are_the_same_shallow_and_deep():
+    def taps(kind, deep):
+        name, options = BACKBONE[kind]
+        sizes = dict(depths=(1,), heads=(2,)) if name == "swin" else dict(depth=1, taps=(1,))
+        rngs = nnx.Rngs(params=KEY)
+        backbone = BACKBONES[name](**options | sizes, rngs=rngs)
+        chosen = [("vpt", dict(prompts=3, deep=deep))]
+        return nnx.split(adapters.adapt(backbone, chosen, tasks=TASKS, rngs=rngs))
+
+    parts = [taps(kind, deep) for kind in ("swin", "vit") for deep in (False, True)]
+    graphdefs, states = zip(*parts, strict=True)
+    made = jax.jit(lambda s: [nnx.merge(*p)(image())[0] for p in zip(graphdefs, s, strict=True)])
+    swin, deep_swin, plain_vit, deep_vit = made(states)
+    np.testing.assert_allclose(swin, deep_swin, atol=1e-5)
+    np.testing.assert_allclose(plain_vit, deep_vit, atol=1e-5)
+
+
 def test_a_shared_adapter_gives_all_tasks_the_same_unless_its_norms_differ():
     for norm, count in (("shared", 1), ("task", 3)):
         taps = jax.eval_shape(lambda n=norm: adapted("swin", adapter=dict(norm=n))(image()))
