@@ -84,9 +84,11 @@ class WindowAttention(nnx.Module):
     def __call__(self, x: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
         *_, height, width, _ = x.shape
         window, shift = self.geometry(height, width)
+        keys = split(key, 2)
         x = into_windows(x, window, shift)
-        x = self.mix(x, self.scores(height, width), key=key)
-        return from_windows(x, (height, width), window, shift)
+        x = self.mix(x, self.scores(height, width), key=keys[0])
+        # Last, and not inside the windows: it may widen the streams, and here they need no order.
+        return self.proj(from_windows(x, (height, width), window, shift), key=keys[1])
 
     def scores(self, height: int, width: int) -> jax.Array:
         """Returns what is added to the scores on such a map: ``[1 or windows, heads, N, N]``."""
@@ -98,12 +100,10 @@ class WindowAttention(nnx.Module):
         return bias
 
     def mix(self, x: jax.Array, bias: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
-        """Attends inside of every window: ``[S, B, windows, N, C]``, `bias` see `scores`."""
-        keys = split(key, 2)
-        parts = jnp.split(self.qkv(x, key=keys[0]), 3, -1)
+        """Attends inside of windows, without `proj`: ``[S, B, windows, N, C]``, see `scores`."""
+        parts = jnp.split(self.qkv(x, key=key), 3, -1)
         q, k, v = (rearrange(t, "s b w n (h d) -> s b w h n d", h=self.heads) for t in parts)
-        x = rearrange(attend(q, k, v, bias), "s b w h n d -> s b w n (h d)")
-        return self.proj(x, key=keys[1])
+        return rearrange(attend(q, k, v, bias), "s b w h n d -> s b w n (h d)")
 
 
 def into_windows(x: jax.Array, window: int, shift: int) -> jax.Array:

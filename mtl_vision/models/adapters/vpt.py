@@ -17,7 +17,7 @@ from flax import nnx
 
 from mtl_vision.errors import ConfigError
 from mtl_vision.models.adapters.inject import edit_blocks, name_tasks, widths, wrap
-from mtl_vision.models.layers import AdapterParam, Identity
+from mtl_vision.models.layers import AdapterParam, Identity, split
 from mtl_vision.models.windows import from_windows, into_windows
 
 
@@ -85,10 +85,11 @@ class PromptedWindows(nnx.Module):
         shape = (S, B, x.shape[2], n, C)
         x = jnp.concatenate([jnp.broadcast_to(prompts[:, :, None], shape), x], 3)
         bias = jnp.pad(self.attn.scores(height, width), [(0, 0), (0, 0), (n, 0), (n, 0)])
-        x = self.attn.mix(x, bias, key=key)
+        keys = split(key, 2)
+        x = self.attn.mix(x, bias, key=keys[0])
         prompts, x = x[:, :, :, :n].mean(2), x[:, :, :, n:]
         x = from_windows(x, (height, width), window, shift)
-        return with_rows(x, prompts) if self.keep else x
+        return self.attn.proj(with_rows(x, prompts) if self.keep else x, key=keys[1])
 
 
 class PromptedMerging(nnx.Module):
