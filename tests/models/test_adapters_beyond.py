@@ -15,6 +15,7 @@ from mtl_vision.models.backbones import BACKBONES
 from mtl_vision.models.layers import AdapterParam, TaskParam
 
 KEY = jax.random.key(0)
+KINDS = (AdapterParam, TaskParam)
 TASKS = ("a/semseg", "a/normals", "b/depth")
 BACKBONE = {
     "swin": ("swin", dict(embed=8, depths=(1, 1), heads=(1, 2), window=2)),
@@ -29,6 +30,12 @@ SMALL = {
         "swin": dict(cells=5),
         "vit_scan": dict(cells=3, task_cells=5, share="none", warp="values"),
     },
+    "palora": {"swin": dict(rank=2), "vit_scan": dict(rank=2)},
+    "mhr": {
+        "swin": dict(rank=2, skills=2),
+        "vit_scan": dict(rank=2, skills=2, heads=2, share="last"),
+    },
+    "taps": {"swin": dict(rank=2), "vit_scan": dict(rank=0)},
     "dora": {
         "swin": dict(rank=3, task_rank={"semseg": 1, "normals": 2, "depth": 2}),
         "vit_scan": dict(rank=3, task_rank=2, share="none"),
@@ -51,9 +58,7 @@ def taken(models):
     are compiled apart, as sums are joined otherwise where a backward pass needs their parts.
     """
     image = jax.random.normal(KEY, (1, 16, 16, 3))
-    graphdefs, params, rest = zip(
-        *(nnx.split(model, (AdapterParam, TaskParam), ...) for model in models), strict=True
-    )
+    graphdefs, params, rest = zip(*(nnx.split(model, KINDS, ...) for model in models), strict=True)
 
     def run(params, rest):
         states = zip(graphdefs, params, rest, strict=True)
@@ -77,11 +82,27 @@ def plain():
 
 
 def shaken(tree):
-    """All parameters moved at random, so that no branch is zero."""
+    """All parameters moved up at random, so that no branch is zero or off."""
     leaves, structure = jax.tree.flatten(tree)
     keys = jax.random.split(KEY, len(leaves))
-    moved = [x + 0.2 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
+    moved = [x + 0.4 * jax.random.uniform(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
     return jax.tree.unflatten(structure, moved)
+
+
+def own_slices_only(model, grads):
+    """Asserts that the gradient of the first task's loss meets no other task's parameters."""
+    own = rules.flatten(nnx.to_pure_dict(nnx.state(model, TaskParam)))
+    for path, grad in rules.flatten(grads).items():
+        assert np.isfinite(grad).all() and np.abs(grad).max() > 0, path
+        if path in own:
+            others = np.moveaxis(np.asarray(grad), streams.task_axis(path), 0)[1:]
+            assert not others.any(), path
+
+
+def moved(model, params):
+    """Returns a copy of a model with other parameters of adapters."""
+    graphdef, _, rest = nnx.split(model, KINDS, ...)
+    return nnx.merge(graphdef, params, rest)
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -92,11 +113,27 @@ def test_an_adapter_starts_as_the_backbone_and_tasks_own_their_slices(name):
         for tap, streams_ in zip(want, got, strict=True):
             for stream in streams_:
                 np.testing.assert_allclose(stream, tap[0], rtol=ROUNDS.get(name, 0))
-    grads = [nnx.to_pure_dict(tree) for tree in gradient(shaken(params))]
-    for model, tree in zip(models, grads, strict=True):
-        own = rules.flatten(nnx.to_pure_dict(nnx.state(model, TaskParam)))
-        for path, grad in rules.flatten(tree).items():
-            assert np.isfinite(grad).all() and np.abs(grad).max() > 0, path
-            if path in own:
-                others = np.moveaxis(np.asarray(grad), streams.task_axis(path), 0)[1:]
-                assert not others.any(), path
+    for model, tree in zip(models, gradient(shaken(params)), strict=True):
+        own_slices_only(model, nnx.to_pure_dict(tree))
+
+
+def test_tadformer_mixes_a_tasks_features_in_at_the_end_of_a_stage():
+    whole = adapted("swin", [("tadformer", dict(rank=3, filter="static"))])
+    run, _, params = taken([whole, streams.select(whole, "b")])
+    shut = jax.tree.map(lambda leaf: leaf - 200 if leaf.ndim == 0 else leaf, params)
+    first, last = run(shut)[0], run(params)[0]
+    for closed, open_ in zip(first, last, strict=True):
+        # Until the branches train all that tells tasks apart is what the gate lets in.
+        np.testing.assert_allclose(closed[1:], jnp.stack([closed[0]] * 3), rtol=1e-6)
+        assert jnp.abs(open_[1:] - open_[:1]).max() > 1e-5
+    mine = shaken(params[0])
+    parts = mine, nnx.split(streams.select(moved(whole, mine), "b"), KINDS, ...)[1]
+    for all_, depth in zip(*run(parts), strict=True):
+        np.testing.assert_allclose(depth, jnp.stack([all_[0], all_[3]]), rtol=1e-5, atol=1e-5)
+        assert jnp.abs(all_[1] - all_[2]).max() > 1e-2
+
+
+def test_tadformer_gives_every_parameter_a_gradient():
+    model = adapted("swin", [("tadformer", dict(rank=2))])
+    _, gradient, params = taken([model])
+    own_slices_only(model, nnx.to_pure_dict(gradient(shaken(params))[0]))

@@ -1,4 +1,4 @@
-"""Layers of the adapters beyond the published tables: formulas by hand, folding, counts."""
+"""Layers of the adapters beyond the published tables: formulas by hand, folding."""
 
 import functools
 
@@ -8,56 +8,31 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from mtl_vision import rules
-from mtl_vision.models import adapters, mtl
+from mtl_vision.errors import ConfigError
 from mtl_vision.models.adapters.ditask import DiTASKLinear, displacement, warp_values
 from mtl_vision.models.adapters.dora import DoRALinear
 from mtl_vision.models.adapters.ia3 import IA3Linear
 from mtl_vision.models.adapters.inject import merged
-from mtl_vision.models.adapters.sharing import Owners
+from mtl_vision.models.adapters.mhr import Skills
 from mtl_vision.models.adapters.ssf import SSFLayer
-from mtl_vision.models.backbones import BACKBONES
+from mtl_vision.models.adapters.taps import TAPSLinear, active, indicator, penalty
 from mtl_vision.models.layers import LayerNorm, Linear
-
-KEY = jax.random.key(0)
-C, D, T = 4, 6, 3
-ALL, LAST, NONE, ONE = (
-    Owners(True, 0, 1),
-    Owners(True, T, 1),
-    Owners(False, T, 0),
-    Owners(False, 1, 0),
+from tests.models.adapter_layers import (
+    ALL,
+    KEY,
+    LAST,
+    NONE,
+    ONE,
+    C,
+    D,
+    T,
+    agree,
+    linear,
+    moved,
+    rngs,
+    values,
+    x,
 )
-
-
-def rngs():
-    return nnx.Rngs(params=KEY)
-
-
-def linear():
-    return Linear(C, D, bias_init=jax.nn.initializers.normal(1.0), rngs=rngs())
-
-
-def moved(layer):
-    """The layer with all parameters moved at random, in place."""
-    state = nnx.state(layer)
-    leaves, structure = jax.tree.flatten(state)
-    draws = np.random.default_rng(0)
-    leaves = [x + jnp.asarray(0.3 * draws.normal(size=x.shape), x.dtype) for x in leaves]
-    nnx.update(layer, jax.tree.unflatten(structure, leaves))
-    return layer
-
-
-def values(layer):
-    """``{path: numpy array}`` of a layer."""
-    return {k: np.asarray(v) for k, v in rules.flatten(nnx.to_pure_dict(nnx.state(layer))).items()}
-
-
-def x(streams, channels=C):
-    return jnp.asarray(np.random.default_rng(1).normal(size=(streams, 2, channels)), jnp.float32)
-
-
-def agree(got, want):
-    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
 
 
 def ssf_layer(owners, inner=linear):
@@ -160,7 +135,58 @@ def test_dora_normalises_outputs_and_gives_tasks_the_shared_response():
     agree(more[2], gain * (np.asarray(u[0]) @ weight) + v["linear/bias"])
 
 
+def test_mhr_mixes_factors_by_task_and_head():
+    size = dict(tasks=T, skills=3, heads=2, rank=2, alpha=4.0)
+    part, u = moved(Skills(C, D, **size, dtype=None, rngs=rngs())), x(T)
+    v = values(part)
+    p = 1 / (1 + np.exp(-v["logits"][1]))
+    w = p / p.sum(1, keepdims=True)  # of the second task, [q, S]
+    a = np.concatenate([np.einsum("s,scr->cr", w[h], v["a"][:, 2 * h : 2 * h + 2]) for h in (0, 1)])
+    b = [np.einsum("s,srd->rd", w[h], v["b"][..., 3 * h : 3 * h + 3]) for h in (0, 1)]
+    agree(part(u)[1], 2.0 * np.asarray(u[1]) @ a @ np.concatenate(b, 1))
+    drawn = part.weights(KEY)
+    agree(drawn.sum(-1), np.ones((T, 2)))
+    assert jnp.abs(drawn - part.weights()).max() > 0.1
+    with pytest.raises(ConfigError, match="heads=4 does not divide a layer 4 -> 6"):
+        Skills(C, D, **size | dict(heads=4), dtype=None, rngs=rngs())
+
+
+def taps_layer(owners, rank=2):
+    layer = moved(TAPSLinear(linear(), owners, rank=rank, dtype=None, rngs=rngs()))
+    layer.taps_score[...] = jnp.array([0.2, 0.05, -0.3])[: owners.tasks]
+    return layer
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+def test_taps_changes_the_layers_whose_score_is_large(rank):
+    layer, u = taps_layer(NONE, rank), x(T)
+    v, out = values(layer), layer(u)
+    change = v["taps/a"] @ v["taps/b"] if rank else v["taps/kernel"]
+    y = np.asarray(u) @ v["linear/kernel"] + v["linear/bias"]
+    agree(out[0], y[0] + np.asarray(u[0]) @ change[0])
+    np.testing.assert_array_equal(out[1:], layer.linear(u)[1:])
+
+
+def test_taps_scores_have_the_gradient_of_the_identity():
+    score = jnp.array([0.2, 0.1, 0.05])
+    np.testing.assert_array_equal(indicator(score), [1, 1, 0])
+    np.testing.assert_array_equal(jax.grad(lambda s: (3 * indicator(s)).sum())(score), [3, 3, 3])
+
+
+def test_taps_penalty_is_the_mean_over_layers_and_active_ones_are_listed():
+    layers = nnx.Dict(segments=nnx.Dict(x=taps_layer(NONE)), y=taps_layer(NONE))
+    pair = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), layers.segments.x)
+    pair.taps_score[...] = jnp.array([[0.1, 0.0, 0.0], [0.3, 0.0, 0.0]])
+    layers.segments.x = pair
+    agree(penalty(layers, weight=3.0), [0.6, 0.05, 0.3])
+    found = {path: row.tolist() for path, row in active(layers).items()}
+    first = [True, False, False]
+    assert found == {"segments/x/0": first, "segments/x/1": first, "y": first}
+
+
 FOLDED = {
+    "taps": taps_layer,
+    "taps_full": lambda owners: taps_layer(owners, 0),
     "dora": dora_layer,
     "ditask": ditask_layer,
     "ssf": ssf_layer,
@@ -173,6 +199,8 @@ FOLDED = {
 @pytest.mark.parametrize("name", FOLDED)
 @pytest.mark.parametrize("owners", [ALL, ONE], ids=["all", "one"])
 def test_a_folded_layer_computes_the_same_stacked_or_not(name, owners):
+    if name.startswith("taps") and owners is ALL:
+        owners = ONE  # every task has its own
     make = functools.partial(FOLDED[name], owners)
     want, plain = make()(x(1)), merged(make())
     assert type(plain) in (Linear, LayerNorm)
@@ -183,45 +211,5 @@ def test_a_folded_layer_computes_the_same_stacked_or_not(name, owners):
 
 @pytest.mark.parametrize("name", FOLDED)
 def test_layers_with_streams_of_their_own_do_not_fold(name):
-    layer = FOLDED[name](LAST)
+    layer = FOLDED[name](NONE)
     assert merged(layer) is layer
-
-
-def counted(name, backbone="swin_t", tasks=4, extra=0, **options):
-    """How many parameters of a backbone train with an adapter, without those of the decoder."""
-
-    def build():
-        options_ = dict(out_norm=True) if extra else {}
-        made = BACKBONES[backbone](**options_, rngs=rngs())
-        made = adapters.adapt(made, [(name, options)], tasks=tasks, rngs=rngs())
-        return nnx.Dict(backbone=made)
-
-    sizes = mtl.sizes(mtl.abstract(build))
-    trains = rules.resolve(adapters.trainable([name]), sizes, "trainable")
-    return sum(size for path, size in sizes.items() if trains[path])
-
-
-S1, SWIN = 4_416, 4_704 + 23_232 + 23_322  # sum of widths; patch embedding, norms, bias tables
-REDUCTIONS, LATE = 1_548_288, 96 + 192 + 384 + 768  # of patch merging; widths of last blocks
-NORMS = 2 * (192 + 384 + 768 + 768)  # two numbers per channel of the taps
-COUNTS = [
-    ("ssf", dict(), 102_912),
-    ("ssf", dict(extra=1), 102_912 + NORMS),
-    ("ssf", dict(share="none"), 4 * (102_912 - 384) + 384),  # the patch embedding stays shared
-    ("ssf", dict(backbone="vit_s"), 12 * 22 * 384 + 2 * 2 * 384),  # and patches, last norm
-    ("ia3", dict(), 6 * S1),
-    ("ia3", dict(backbone="vit_s", share="last"), 12 * 6 * 384 + 4 * 4 * 4 * 384),
-    ("ditask", dict(), 1_602_714),
-    ("ditask", dict(task_cells=64), 1_605_594),
-    ("dora", dict(rank=16, share="all"), (16 * 16 + 9) * S1 + SWIN + REDUCTIONS),
-    (
-        "dora",
-        dict(rank=16, task_rank=4),
-        (16 * 16 + 9) * S1 + 4 * (12 * 4 + 6) * LATE + SWIN + REDUCTIONS,
-    ),
-]
-
-
-@pytest.mark.parametrize("name, options, count", COUNTS, ids=[c[0] for c in COUNTS])
-def test_what_trains_in_a_backbone(name, options, count):
-    assert counted(name, **options) == count

@@ -33,7 +33,7 @@ To write one, ``adapters/<name>.py``:
    as MTLoRA's, need a hand-over `SharedOnly` instead, and on a scanned ViT ``backbone.detach()``
    before the edit, since S may not change inside a scan.
 6. ``backbone.generate`` is a slot for hypernetworks: ``generate(backbone) -> backbone`` runs once
-   per forward pass and returns a copy (`copy`) in whose layers it has written the weights it made.
+   per forward pass and returns a copy with the weights it made in the layers: `generate.written`.
 7. An entry in `ADAPTERS`, and in `PATTERNS` what trains in the backbone, as regexes of paths below
    ``backbone/``.
 
@@ -50,13 +50,15 @@ from mtl_vision.errors import lookup
 from mtl_vision.models.adapters import bottleneck
 from mtl_vision.models.adapters.adapter import adapter
 from mtl_vision.models.adapters.compacter import compacter, compacter_pp, phm
-from mtl_vision.models.adapters.hyperformer import hyperformer, hyperformer_v
 from mtl_vision.models.adapters.ditask import ditask
 from mtl_vision.models.adapters.dora import dora
+from mtl_vision.models.adapters.hyperformer import hyperformer, hyperformer_v
 from mtl_vision.models.adapters.ia3 import ia3
 from mtl_vision.models.adapters.lora import lora
 from mtl_vision.models.adapters.low_rank_adapter import low_rank_adapter
+from mtl_vision.models.adapters.mhr import mhr
 from mtl_vision.models.adapters.mtlora import mtlora
+from mtl_vision.models.adapters.palora import palora
 from mtl_vision.models.adapters.polyhistor import (
     polyhistor,
     polyhistor_lite,
@@ -64,6 +66,8 @@ from mtl_vision.models.adapters.polyhistor import (
     polyhistor_v,
 )
 from mtl_vision.models.adapters.ssf import ssf
+from mtl_vision.models.adapters.tadformer import tadformer
+from mtl_vision.models.adapters.taps import taps
 from mtl_vision.models.adapters.vpt import vpt
 from mtl_vision.models.layers import Dtype
 
@@ -86,6 +90,10 @@ ADAPTERS = {
     "ia3": ia3,
     "dora": dora,
     "ditask": ditask,
+    "tadformer": tadformer,
+    "palora": palora,
+    "mhr": mhr,
+    "taps": taps,
 }
 
 # What trains in the backbone, by adapter and as published: regexes of paths below ``backbone/``.
@@ -110,6 +118,10 @@ PATTERNS = {
     "ssf": (".*ssf.*",),
     "ia3": (".*ia3.*",),
     "ditask": (".*ditask/theta", *_SWIN, ".*merging/reduction/kernel"),
+    "tadformer": (".*lora.*", ".*filter.*", ".*prompt.*", ".*/gate", *_SWIN),
+    "palora": (".*palora.*",),
+    "mhr": (".*lora.*", ".*skills.*"),
+    "taps": (".*taps.*",),
     "dora": (".*dora.*", *_SWIN, ".*merging/reduction/kernel"),
 }
 
