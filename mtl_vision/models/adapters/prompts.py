@@ -20,7 +20,7 @@ from mtl_vision.models.layers import (
     split,
     torch_uniform,
 )
-from mtl_vision.models.windows import shift_mask
+from mtl_vision.models.windows import from_windows, into_windows
 
 
 class Prompted(NamedTuple):
@@ -135,12 +135,13 @@ class PromptBlock(nnx.Module):
         attn, keys, T = self.attn, split(key, 3), prompts.shape[2]
         *_, height, width, _ = x.shape
         window, shift = attn.geometry(height, width)
-        tokens = partition(x, window, shift)
+        tokens = into_windows(x, window, shift)
         copies = jnp.broadcast_to(prompts[:, :, None], (*tokens.shape[:3], *prompts.shape[2:]))
         qkv = attn.qkv(jnp.concatenate([copies, tokens], 3), key=keys[0])
         parts = jnp.split(qkv, 3, -1)
         q, k, v = (rearrange(t, "s b w n (h d) -> s b w h n d", h=attn.heads) for t in parts)
-        y = attend(q, k, v, self._bias(x.shape[2:4], window, shift, T))
+        bias = jnp.pad(attn.scores(height, width), [(0, 0), (0, 0), (T, 0), (T, 0)])
+        y = attend(q, k, v, bias)
         averaged = rearrange(y[..., :T, :], "s b w h t d -> s b w t (h d)")
         averaged = attn.proj(averaged, key=keys[1]).mean(2)
         y, maps = y[..., T:, :], None
@@ -153,34 +154,11 @@ class PromptBlock(nnx.Module):
         # As maps: a filter in the projection works on windows.
         streams = rearrange(streams, "s b w (i j) c -> s b w i j c", i=window)
         streams = rearrange(attn.proj(streams, key=keys[2]), "s b w i j c -> s b w (i j) c")
-        size = window, shift, height, width
-        maps = None if maps is None else restore(maps, *size)
-        return restore(streams, *size), averaged, maps
-
-    def _bias(self, size, window, shift, prompts):
-        bias = self.attn.bias(window)[None]
-        if shift:
-            height, width = (n + -n % window for n in size)
-            mask = shift_mask(height, width, window, shift)
-            bias = bias + jnp.asarray(mask, bias.dtype)[:, None]
-        return jnp.pad(bias, [(0, 0), (0, 0), (prompts, 0), (prompts, 0)])
+        size = (height, width), window, shift
+        maps = None if maps is None else from_windows(maps, *size)
+        return from_windows(streams, *size), averaged, maps
 
 
 def joined(y: jax.Array) -> jax.Array:
     """Heads side by side: ``[S, B, w, heads, N, d]`` -> ``[S, B, w, N, C]``."""
     return rearrange(y, "s b w h n d -> s b w n (h d)")
-
-
-def partition(x: jax.Array, window: int, shift: int) -> jax.Array:
-    """``[S, B, H, W, C]`` -> shifted windows ``[S, B, windows, N, C]``; zeros fill them up."""
-    x = pad_to(x, window)
-    x = jnp.roll(x, (-shift, -shift), (2, 3)) if shift else x
-    return rearrange(x, "s b (h i) (w j) c -> s b (h w) (i j) c", i=window, j=window)
-
-
-def restore(x: jax.Array, window: int, shift: int, height: int, width: int) -> jax.Array:
-    """Undoes `partition` for a map of ``height x width``."""
-    rows = -(-height // window)
-    x = rearrange(x, "s b (h w) (i j) c -> s b (h i) (w j) c", h=rows, i=window)
-    x = jnp.roll(x, (shift, shift), (2, 3)) if shift else x
-    return x[:, :, :height, :width]
