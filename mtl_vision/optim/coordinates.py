@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from mtl_vision.errors import ConfigError
 from mtl_vision.optim import rows as R
 from mtl_vision.optim.contracts import Aggregator, Tree, check_parity
-from mtl_vision.optim.uniform import uniform
+from mtl_vision.optim.uniform import uniforms
 
 
 def drop_signs(g: jax.Array, u: jax.Array, leak: tuple[float, ...] = ()) -> jax.Array:
@@ -75,7 +75,7 @@ def graddrop(*, leak: tuple[float, ...] = ()) -> Aggregator:
     def update(rows, state, *, losses=None, key=None):
         del losses
         leaves, treedef = jax.tree.flatten(rows)
-        numbers = [uniform(jax.random.fold_in(key, i), g.shape[1:]) for i, g in enumerate(leaves)]
+        numbers = uniforms(key, [g.shape[1:] for g in leaves])
         merged = [drop_signs(g, u, leak) for g, u in zip(leaves, numbers, strict=True)]
         return jax.tree.unflatten(treedef, merged), state
 

@@ -1,6 +1,7 @@
 """Random numbers for every coordinate, as fast as the memory."""
 
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -17,13 +18,25 @@ def uniform(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
       key: another key gives independent numbers.
       shape: of one leaf, with less than 2^32 entries.
     """
-    first, second = jax.random.bits(key, (2,))
+    return uniforms(key, [shape])[0]
+
+
+def uniforms(key: jax.Array, shapes: Sequence[tuple[int, ...]]) -> list[jax.Array]:
+    """Returns independent numbers for several leaves, see `uniform`.
+
+    Their keys are drawn together: compiling one threefry takes as long as the rest of a leaf.
+    """
+    words = jax.random.bits(key, (len(shapes), 2))
+    return [_hashed(word, shape) for word, shape in zip(words, shapes, strict=True)]
+
+
+def _hashed(words, shape):
     position = jnp.zeros(shape, jnp.uint32)
     for axis in range(len(shape)):
         stride = jnp.uint32(math.prod(shape[axis + 1 :]) % 2**32)
         position += stride * jax.lax.broadcasted_iota(jnp.uint32, shape, axis)
     # Two rounds: with one, the numbers of two keys are the same, in another order.
-    bits = _mix(_mix(position ^ first) ^ second)
+    bits = _mix(_mix(position ^ words[0]) ^ words[1])
     return ((bits >> 9).astype(jnp.float32) + 0.5) * 2.0**-23
 
 
