@@ -5,19 +5,25 @@ r"""Measures, side by side in one run, and prints the ratio to what it is compar
   python scripts/benchmark.py metrics [--against plain]                # meters, ms per image
   python scripts/benchmark.py edges                                    # odsF, ms per image
   python scripts/benchmark.py render                                   # SynthScenes, ms per image
+  python scripts/benchmark.py optim   [--against torchjd] [--methods pcgrad,cagrad]
+  python scripts/benchmark.py optim_step --config configs/joint_swin_t_hrnet.py \
+      [--methods pcgrad,famo,sam] [--strategies vmap,scan,passes,two_pass,features]
 
-Times are medians over `--repeats`: of a step in wall time, of all else in processor time.
+Times are medians over `--repeats`: of a step in wall time, of all else in processor time, where
+there are two numbers in both.
 `plain` is the textbook form of the same work: one map or class or threshold at a time.
 """
 
 import platform
-import statistics
 import time
 from collections.abc import Callable
 from importlib import metadata
 
+import benchmark_optim
+import benchmark_optim_step
 import numpy as np
 from absl import flags
+from benchmark_timing import random_batch, timed
 from ml_collections import config_flags
 
 from mtl_vision import cli
@@ -25,33 +31,13 @@ from mtl_vision import cli
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config of the step.", lock_config=False, accept_new_attributes=True
 )
-REPEATS = flags.DEFINE_integer("repeats", 20, "Runs that are timed.", lower_bound=1)
-AGAINST = flags.DEFINE_enum("against", "", ["", "plain"], "What to compare with.")
+AGAINST = flags.DEFINE_enum("against", "", ["", "plain", "torchjd"], "What to compare with.")
 SIDE = flags.DEFINE_integer("side", 448, "Pixels of a side, for input, metrics, edges, render.")
-
-
-def timed(
-    *functions: Callable[[], object], clock=time.process_time, repeats: int = 0
-) -> list[float]:
-    """Returns each function's median seconds; they take turns, after one run that is not timed.
-
-    By default seconds of processor time, over all cores; what is per core does not depend on
-    what else the machine does.
-    """
-    seconds: list[list[float]] = [[] for _ in functions]
-    for function in functions:
-        function()
-    for _ in range(repeats or REPEATS.value):
-        for function, found in zip(functions, seconds, strict=True):
-            start = clock()
-            function()
-            found.append(clock() - start)
-    return [statistics.median(found) for found in seconds]
 
 
 def compared(what: str, unit: str, scale: float, ours: Callable, plain: Callable) -> None:
     """Prints one line, with the ratio if there is something to compare with."""
-    if not AGAINST.value:
+    if AGAINST.value != "plain":
         (a,) = timed(ours)
         print(f"{what}: {a * scale:.3g} {unit}")
         return
@@ -109,24 +95,6 @@ def step() -> None:
     print(f"dispatch: {seconds * 1e3:.3g} ms for {len(jax.tree.leaves(state))} leaves")
 
 
-def random_batch(shapes):
-    """Returns a batch of the given shapes that is valid everywhere."""
-    import jax
-
-    rng = np.random.default_rng(0)
-
-    def fill(shape):
-        if shape.dtype == bool:
-            value = np.ones(shape.shape, bool)
-        elif shape.dtype == np.uint8:
-            value = rng.integers(0, 2, shape.shape, np.uint8)
-        else:
-            value = rng.standard_normal(shape.shape, np.float32)
-        return jax.device_put(value, shape.sharding)
-
-    return jax.tree.map(fill, shapes)
-
-
 def example(height: int = 375, width: int = 500) -> dict:
     """Returns an example of PASCAL's size with five labels."""
     from mtl_vision.data.synthetic import render
@@ -148,7 +116,7 @@ def inputs() -> None:
     for protocol, augment in (("A", transforms.A_PASCAL), ("B", transforms.B)):
         transform = transforms.train_transform(protocol, size=size, kinds=kinds, augment=augment)
         what = f"protocol {protocol}, {SIDE.value}x{SIDE.value}, {len(kinds)} labels"
-        plain = plain_protocol_a if protocol == "A" and AGAINST.value else None
+        plain = plain_protocol_a if protocol == "A" and AGAINST.value == "plain" else None
         if plain:
             compared(
                 what,
@@ -265,7 +233,15 @@ def scenes() -> None:
         print(f"{domain} {size[0]}x{size[1]}: {seconds * 1e3:.4g} ms/image and core")
 
 
-COMMANDS = {"step": step, "input": inputs, "metrics": meters, "edges": edges, "render": scenes}
+COMMANDS = {
+    "step": step,
+    "input": inputs,
+    "metrics": meters,
+    "edges": edges,
+    "render": scenes,
+    "optim": lambda: benchmark_optim.merging(AGAINST.value),
+    "optim_step": lambda: benchmark_optim_step.stepping(cli.config_value(CONFIG)),
+}
 
 
 def main(command: str) -> None:
