@@ -78,6 +78,17 @@ def make_mesh(
     return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
 
 
+def compiler_options(mesh: Mesh) -> dict[str, str]:
+    """Returns what to give `jax.jit` as `compiler_options` for programs on this mesh.
+
+    On CPUs, jaxlib 0.10 fuses reductions with a library that reads an operand broadcast over a
+    leading axis wrongly: ``c - y[None] * (y[None] * c).sum(-1, keepdims=True)`` is right in its
+    first row only. Per-task gradients are made of that, so these fusions are off.
+    """
+    on_cpu = mesh.devices.flat[0].platform == "cpu"
+    return {"xla_cpu_experimental_ynn_fusion_type": ""} if on_cpu else {}
+
+
 def describe(mesh: Mesh) -> str:
     """Returns ``data=4, fsdp=2, tensor=1``."""
     return ", ".join(f"{name}={size}" for name, size in mesh.shape.items())

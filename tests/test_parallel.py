@@ -132,3 +132,16 @@ def test_rules_of_every_backbone_family_fit_its_parameters(family):
     cut = {row.path.rpartition("blocks/")[2][2:]: row.spec for row in table}
     assert cut["attn/qkv/kernel"][-2:] == cut["mlp/fc1/kernel"][-2:] == ("fsdp", "tensor")
     assert cut["attn/proj/kernel"][-2:] == cut["mlp/fc2/kernel"][-2:] == ("tensor", "fsdp")
+
+
+def test_compiler_options_keep_rows_that_share_an_operand_right():
+    mesh = parallel.make_mesh(devices=jax.devices()[:1])
+    y = jax.random.normal(jax.random.key(0), (4096, 32))
+    c = jax.random.normal(jax.random.key(1), (3, 4096, 32))
+
+    def project(y, c):
+        return c - y[None] * (y[None] * c).sum(-1, keepdims=True)
+
+    found = jax.jit(project, compiler_options=parallel.compiler_options(mesh))(y, c)
+    y, c = np.asarray(y, np.float64), np.asarray(c, np.float64)
+    np.testing.assert_allclose(found, project(y, c), rtol=1e-4, atol=1e-3)

@@ -161,6 +161,7 @@ def jit_train_step(
         in_shardings=(shardings, parallel.batch_sharding(mesh)),
         out_shardings=(shardings, NamedSharding(mesh, P())),
         donate_argnums=0,
+        compiler_options=parallel.compiler_options(mesh),
     )
 
 
@@ -226,6 +227,7 @@ def jit_eval_step(mesh: Mesh, shardings: TrainState, **step: Any) -> Callable[..
         partial(eval_step, **step),
         in_shardings=(shardings.trainable, shardings.frozen, shardings.stats, rows),
         out_shardings=(NamedSharding(mesh, P()), rows),
+        compiler_options=parallel.compiler_options(mesh),
     )
 
 
