@@ -22,13 +22,18 @@ COLUMNS = flags.DEFINE_list("columns", ["params"], "Columns to rebuild: params."
 ONLY = flags.DEFINE_list("only", [], "Ids of rows; all by default.")
 
 
-def config(name: str) -> dict:
-    """Returns the values of ``configs/<name>.py``."""
+def config(entry: str) -> dict:
+    """Returns the values of ``configs/<name>.py`` for ``<name>``, or ``<name>:<task>``."""
+    name, _, task = entry.partition(":")
     path = ROOT / "configs" / f"{name}.py"
     spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.get_config().to_dict()
+    values = module.get_config().to_dict()
+    for section in values["data"].values():
+        if task and isinstance(section, dict):
+            section["tasks"] = (task,)
+    return values
 
 
 def counts(names: tuple[str, ...]) -> tuple[int, int]:

@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from mtl_vision.models.adapters import ADAPTERS
 from mtl_vision.optim.loss_weightings import LOSS_WEIGHTINGS
 from mtl_vision.optim.methods import AGGREGATORS, PER_TASK, SAMS
 
@@ -16,6 +17,11 @@ OPTIMIZERS = (ROOT / "docs" / "optimizers.md").read_text()
 def test_every_method_is_described(table):
     missing = [name for name in table if f"`{name}`" not in OPTIMIZERS]
     assert not missing
+
+
+def test_every_adapter_is_described():
+    text = (ROOT / "docs" / "adapters.md").read_text()
+    assert not [n for n in ADAPTERS if f"`{n.removesuffix('_v')}`" not in text]
 
 
 def test_the_readme_counts_them():

@@ -21,7 +21,8 @@ class Table:
       file: in ``published/``.
       section: key of the file below which the rows are, ``""`` for the top.
       params: key of a row's number of trainable parameters, in millions.
-      configs: by row id, the configs whose runs make up the row: names of files in ``configs/``.
+      configs: by row id, the configs whose runs make up the row: names of files in ``configs/``,
+        or ``<name>:<task>`` for a run of that config with one task only.
     """
 
     title: str
