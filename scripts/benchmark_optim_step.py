@@ -56,6 +56,8 @@ def stepping(config: Mapping[str, Any]) -> None:
             f"{cost}",
             flush=True,
         )
+        del run
+        jax.clear_caches()
 
 
 def cases() -> Iterator[tuple[str, dict[str, str]]]:
