@@ -51,6 +51,18 @@ def expand(x: jax.Array, ndim: int) -> jax.Array:
     return jax.lax.expand_dims(x, range(ndim - x.ndim))
 
 
+def matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """``x @ kernel`` on the last axis: ``[..., C]``, ``[C, D]`` -> ``[..., D]``.
+
+    One stream, ``[1, ..., C]``, is multiplied as a matrix: the gradient of the kernel is then a
+    product without transposed copies (CPU). Several are not, since their rows may be sharded.
+    """
+    if x.shape[0] != 1:
+        return x @ kernel
+    y = x.reshape(-1, x.shape[-1]) @ kernel
+    return y.reshape(*x.shape[:-1], kernel.shape[-1])
+
+
 class AdapterParam(nnx.Param):
     """A parameter that an adapter adds and all tasks share."""
 
@@ -94,7 +106,7 @@ class Linear(nnx.Module):
         """`extra` is added to the kernel."""
         del key
         dtype = compute_type(self.dtype, self.kernel)
-        y = x.astype(dtype) @ (self.kernel[...] + extra).astype(dtype)
+        y = matmul(x.astype(dtype), (self.kernel[...] + extra).astype(dtype))
         return y if self.bias is None else y + expand(self.bias.astype(dtype), y.ndim)
 
 

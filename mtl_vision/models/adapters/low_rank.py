@@ -14,6 +14,7 @@ from mtl_vision.models.layers import (
     Dtype,
     TaskParam,
     compute_type,
+    matmul,
     torch_uniform,
 )
 
@@ -30,7 +31,7 @@ class LowRank(nnx.Module):
     def __call__(self, x: jax.Array, scale: jax.Array | float = 1.0) -> jax.Array:
         dtype = compute_type(self.dtype, self.a)
         a, b = self.a.astype(dtype), (self.b[...] * scale).astype(dtype)
-        return x.astype(dtype) @ a @ b
+        return matmul(matmul(x.astype(dtype), a), b)
 
     def product(self) -> jax.Array:
         """Returns ``A B``, ``[C, D]``; works on stacked ones too."""

@@ -186,15 +186,17 @@ class MTLoRAMlp(nnx.Module):
         first = self.fc1.trunk(x[:1], keys[0])
         second = self.fc2.trunk(gelu(first.out), keys[1])
         up, down = self.fc1.task_lora, self.fc2.task_lora
-        base = first.base[0]
+        base = first.base.reshape(-1, first.base.shape[-1])
 
         @jax.checkpoint
         def narrow(z, b, a):
             return gelu(base + z @ b) @ a
 
         z = up.down(self.fc1.streams(x, first))
+        T, *places, R = z.shape
         factors = up.factor(array(self.fc1.task_lora_scale)), down.a.astype(base.dtype)
-        z = jax.lax.map(lambda args: narrow(*args), (z, *factors))
+        z = jax.lax.map(lambda args: narrow(*args), (z.reshape(T, -1, R), *factors))
+        z = z.reshape(T, *places, -1)
         tasks = second.base + down.up(z, array(self.fc2.task_lora_scale))
         return jnp.concatenate([second.out, tasks])
 
