@@ -223,8 +223,8 @@ def test_other_model_is_explained(tmp_path, begin):
     write(tmp_path, at(begin.state, 1))
     wider = start(width=16)
     message = (
-        r"checkpoint .*1 is of another model: ema/decoder/nyud_v2/depth/kernel is \(8, 1\) in the "
-        r"checkpoint, \(16, 1\) in the model; .* and \d+ more. Use the config"
+        r"checkpoint .*1 is of another model: ema/backbone/fc1/bias is \(16,\) in the "
+        r"checkpoint, \(32,\) in the model; .* and \d+ more. Use the config"
     )
     with pytest.raises(DataError, match=message):
         Checkpoints(tmp_path).restore(wider.state)
