@@ -60,8 +60,13 @@ def table(leaves: Mapping[str, Any]) -> Table:
       leaves: ``{path: array or ShapeDtypeStruct}``.
     """
     arrays = {path: x for path, x in leaves.items() if isinstance(x, jax.Array)}
-    # All are started before the first is waited for.
-    found = jax.device_get({path: checksum(_numbers(x)) for path, x in arrays.items()})
+    found = {}
+    for path, x in arrays.items():
+        found[path] = checksum(_numbers(x))
+        # Hosts that start sums in different orders would wait for each other forever.
+        if jax.process_count() > 1:
+            jax.block_until_ready(found[path])
+    found = jax.device_get(found)
     return {
         path: Leaf(tuple(x.shape), str(x.dtype), int(found.get(path, 0)))
         for path, x in leaves.items()
