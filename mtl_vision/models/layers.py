@@ -74,6 +74,14 @@ class TaskParam(nnx.Param):
     """
 
 
+class Penalty(nnx.Variable):
+    """A loss that belongs to no task, such as the balance of experts: a weighted float32 scalar.
+
+    A module writes it in every call with a key. The step adds all of them to what is minimised,
+    outside what merges or weights the tasks. Its attribute must be called ``penalty``.
+    """
+
+
 class Identity(nnx.Module):
     """Returns its input; a place for adapters to stand in."""
 

@@ -19,10 +19,14 @@ Tree = dict[str, Any]
 class MultiTask(nnx.Module):
     """Image ``[B, H, W, 3]`` -> ``{kind: [B, H, W, K]}`` float32, raw values and logits.
 
+    In training the entry of a kind may be a tuple of the final and of intermediate predictions.
+
     Args:
       backbone: ``image -> [[S, B, h, w, C], ...]``; its first `shared` streams (0 or 1) are the
         trunk, the others belong to the tasks of the dataset, in their order.
-      decoder: ``(trunk, streams, dataset=...) -> {kind: [B, h', w', K]}``.
+      decoder: ``(trunk, streams, dataset=..., key=...) -> {kind: [B, h', w', K]}``, tuples of
+        them where a key is given and there are intermediate predictions. These have a weight in
+        the loss of their task, the attribute `intermediate_weight`, 1.0 without it.
     """
 
     def __init__(self, backbone: nnx.Module, decoder: nnx.Module):
@@ -60,8 +64,7 @@ class MultiTask(nnx.Module):
         covered = height * stride, width * stride
         height, width = size
         # In float32: bfloat16 would show as steps in depth and normals.
-        full = {kind: resize(widen(y), covered) for kind, y in out.items()}
-        return {kind: y[:, :height, :width] for kind, y in full.items()}
+        return jax.tree.map(lambda y: resize(widen(y), covered)[:, :height, :width], out)
 
 
 def parameters(model: nnx.Module) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""One optax chain: [aggregator] -> clipping -> optimizer -> learning rate."""
+"""One optax chain: [aggregator -> losses of no task] -> clipping -> optimizer -> learning rate."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeVar
@@ -52,6 +52,16 @@ def descend(schedule: Schedule, lr_scale: rules.Rules[float] = ()) -> optax.Grad
     return optax.GradientTransformation(init, update)
 
 
+def add_penalty() -> optax.GradientTransformationExtraArgs:
+    """Adds the extra argument `penalty`, a gradient of losses that belong to no task, if any."""
+
+    def update(updates, state, params=None, *, penalty=None, **extra):
+        del params, extra
+        return updates if penalty is None else jax.tree.map(jnp.add, updates, penalty), state
+
+    return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
+
+
 def chain(
     optimizer: optax.GradientTransformation,
     schedule: Schedule,
@@ -77,7 +87,7 @@ def chain(
       clip_norm: largest global norm of what `first` returns; 0 does not clip.
       lr_scale: (path regex, factor on the learning rate) rules, ``()`` for 1.
     """
-    links = [first] if first is not None else []
+    links = [] if first is None else [first, add_penalty()]
     links += [clip(clip_norm), optimizer, descend(schedule, lr_scale)]
     whole = optax.chain(*links)
     return weigh(weighting, whole, tasks, owners) if weighting else whole

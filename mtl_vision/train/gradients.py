@@ -33,6 +33,8 @@ class Part(NamedTuple):
     decode: Callable[[Tree, Tree, Tree], tuple[jax.Array, Aux]]
 
 
+# What the name of a loss that belongs to no task ends with; see `layers.Penalty`.
+PENALTY = "/penalty"
 Parts = Sequence[Part]
 # (params, batch, key) -> the parts of that batch
 PartsOf = Callable[[Tree, Any, jax.Array], Parts]
@@ -50,6 +52,11 @@ def forward(parts: Parts, params: Tree, stats: Tree) -> tuple[jax.Array, Aux]:
         losses.append(found)
         values |= new
     return jnp.concatenate(losses), (values, stats)
+
+
+def penalty(values: Values) -> jax.Array | float:
+    """Returns the sum of the losses that belong to no task."""
+    return sum(value for name, value in values.items() if name.endswith(PENALTY))
 
 
 def halves_of(params: Mapping[str, Tree]) -> tuple[Tree, Tree]:
@@ -115,11 +122,11 @@ def additive(strategy: Callable[[Parts, Tree, Tree], tuple[Any, Aux]]) -> Gradie
 
 
 def plain(parts: Parts, params: Tree, stats: Tree) -> tuple[Tree, Aux]:
-    """The gradient of the sum of all losses."""
+    """The gradient of the sum of all losses, those of no task included."""
 
     def total(params: Tree) -> tuple[jax.Array, Aux]:
-        losses, aux = forward(parts, params, stats)
-        return losses.sum(), aux
+        losses, (values, new) = forward(parts, params, stats)
+        return losses.sum() + penalty(values), (values, new)
 
     return jax.grad(total, has_aux=True)(params)
 
@@ -377,6 +384,16 @@ def task_gradient(
     return additive(one)(parts_of, params, stats, batch, key, accumulate)[0]
 
 
+def _penalties(parts: Parts, params: Tree, stats: Tree) -> tuple[Tree, Aux]:
+    def total(params: Tree) -> tuple[jax.Array, Aux]:
+        _, (values, new) = forward(parts, params, stats)
+        return penalty(values), (values, new)
+
+    return jax.grad(total, has_aux=True)(params)
+
+
 PLAIN = additive(plain)
+# The gradient of what belongs to no task; only `PLAIN` contains it.
+PENALTIES = additive(_penalties)
 # The losses alone; the place of the gradients is empty.
 LOSSES = additive(lambda parts, params, stats: ({}, forward(parts, params, stats)[1]))

@@ -10,10 +10,19 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from mtl_vision import losses, optim, parallel, tasks
+from mtl_vision import losses, optim, parallel, rules, tasks
 from mtl_vision.models import mtl
 from mtl_vision.tasks import Task
-from mtl_vision.train.gradients import LOSSES, PLAIN, Gradients, Part, task_gradient
+from mtl_vision.train.gradients import (
+    LOSSES,
+    PENALTIES,
+    PENALTY,
+    PLAIN,
+    Gradients,
+    Part,
+    penalty,
+    task_gradient,
+)
 from mtl_vision.train.state import TrainState
 
 Tree = Any
@@ -41,6 +50,10 @@ def parts_of(
         rows, keys = batch[dataset], jax.random.split(key)
 
         def encode(trunk: Tree, stats: Tree) -> tuple[Tree, Tree]:
+            # Another dataset may have left its own.
+            stats = rules.map_with_path(
+                lambda p, x: jnp.zeros_like(x) if _is_penalty(p) else x, stats
+            )
             model = mtl.merge(graphdef, replaced(params, "backbone", trunk), frozen, stats)
             features = model.encode(rows["image"], dataset=dataset, key=keys[0])
             return features, mtl.statistics(model)
@@ -49,19 +62,45 @@ def parts_of(
             model = mtl.merge(graphdef, replaced(params, "decoder", head), frozen, stats)
             size = rows["image"].shape[1:3]
             preds = model.decode(features, size, dataset=dataset, key=keys[1])
-            values = {
-                t.name: losses.mean(
-                    *t.loss(preds[t.kind], rows["labels"][t.kind], rows["masks"][t.kind])
-                )
-                for t in group
-            }
+            between = getattr(model.decoder, "intermediate_weight", 1.0)
+            values = {t.name: task_loss(t, preds[t.kind], rows, between) for t in group}
             weighted = jnp.stack([t.weight * values[t.name] for t in group])
-            return weighted, (values, mtl.statistics(model))
+            stats = mtl.statistics(model)
+            if found := _penalties(stats):
+                values[dataset + PENALTY] = sum(jnp.sum(x) for x in found)
+            return weighted, (values, stats)
 
         return Part(tuple(t.name for t in group), encode, decode)
 
     keys = jax.random.split(key, len(groups))
     return [part(name, group, k) for (name, group), k in zip(groups.items(), keys, strict=True)]
+
+
+def task_loss(
+    task: Task, pred: jax.Array | tuple[jax.Array, ...], rows: Mapping[str, Any], between: float
+) -> jax.Array:
+    """Returns the unweighted loss of a task, with its intermediate predictions.
+
+    Args:
+      task: one of the dataset's.
+      pred: ``[B, H, W, K]``, or a tuple of the final and all intermediate predictions.
+      rows: ``{labels, masks}`` of the dataset.
+      between: weight of an intermediate prediction against the final one.
+    """
+
+    def one(pred: jax.Array) -> jax.Array:
+        return losses.mean(*task.loss(pred, rows["labels"][task.kind], rows["masks"][task.kind]))
+
+    final, *others = pred if isinstance(pred, tuple) else (pred,)
+    return one(final) + between * sum(one(other) for other in others) if others else one(final)
+
+
+def _is_penalty(path: str) -> bool:
+    return path.rpartition("/")[2] == "penalty"
+
+
+def _penalties(stats: Tree) -> list[jax.Array]:
+    return [x for path, x in rules.flatten(stats).items() if _is_penalty(path)]
 
 
 def replaced(params: Tree, name: str, value: Tree) -> Tree:
@@ -94,7 +133,8 @@ def train_step(
       tx: the optax chain. Links get the extra arguments `losses` (``[T]``, weighted), and on this
         batch with the same randomness, from other parameters: `grad_fn` (to what `again` gives),
         `task_grad_fn` (task and parameters to the plain gradient of that task), `loss_fn`
-        (to ``[T]`` losses).
+        (to ``[T]`` losses), and `penalty`, the gradient of what belongs to no task, or None
+        where `gradients` contain it.
       gradients: how losses become what the first link takes; see `train.gradients`.
       again: the same for `grad_fn`; `gradients` by default.
       average: ``(ema, params, updates done) -> ema``, see `optim.averaging`.
@@ -116,17 +156,19 @@ def train_step(
 
     updates, (values, stats) = run(gradients, state.trainable)
     weighted = weighted_losses(groups, values)
+    apart = gradients is not PLAIN and _penalties(state.stats)
     updates, opt = optax.with_extra_args_support(tx).update(
         updates,
         state.opt,
         state.trainable,
         losses=weighted,
+        penalty=run(PENALTIES, state.trainable)[0] if apart else None,
         loss_fn=loss_fn,
         grad_fn=lambda params: run(again or gradients, params)[0],
         task_grad_fn=lambda t, params: run(partial(task_gradient, task=names[t]), params),
     )
     metrics = {f"loss/{name}": v for name, v in values.items()}
-    metrics |= {"loss/total": weighted.sum(), "lr": optim.learning_rate(opt)}
+    metrics |= {"loss/total": weighted.sum() + penalty(values), "lr": optim.learning_rate(opt)}
     metrics |= {"norm/gradient": optim.gradient_norm(opt), "norm/update": optim.norm(updates)}
     checked = jnp.stack([metrics[k] for k in ("loss/total", "norm/gradient", "norm/update")])
     metrics["finite"] = jnp.isfinite(checked).all()

@@ -6,7 +6,7 @@ import numpy as np
 from flax import nnx
 
 from mtl_vision import optim, parallel, tasks
-from mtl_vision.models.layers import BatchNorm, Linear, split
+from mtl_vision.models.layers import BatchNorm, Linear, Penalty, split
 from mtl_vision.train.state import Start, create_state
 
 SIZES = {"pascal_context": (4, 6), "nyud_v2": (6, 4)}
@@ -26,22 +26,34 @@ TABLE = (
 
 
 class Trunk(nnx.Module):
-    def __init__(self, width: int, *, norm: bool, rngs: nnx.Rngs):
+    def __init__(self, width: int, *, norm: bool, balance: float, rngs: nnx.Rngs):
         self.embed = Linear(3, width, rngs=rngs)
         self.fc1 = Linear(width, 2 * width, rngs=rngs)
         self.norm = BatchNorm(2 * width) if norm else None
         self.fc2 = Linear(2 * width, width, rngs=rngs)
+        self.penalty = Penalty(jnp.full((), jnp.nan)) if balance else None  # to be overwritten
+        self.balance = balance
 
     def __call__(self, x, key):
         x = self.embed(x)
         y = self.fc1(x)
+        if key is not None and self.balance:
+            self.penalty[...] = self.balance * jnp.square(y).mean()
         return x + self.fc2(jnp.tanh(y if self.norm is None else self.norm(y, key=key)))
 
 
 class Toy(nnx.Module):
-    def __init__(self, *, width: int = 8, norm: bool = False, rate: float = 0.0, seed: int = 0):
+    def __init__(
+        self,
+        *,
+        width: int = 8,
+        norm: bool = False,
+        rate: float = 0.0,
+        balance: float = 0.0,
+        seed: int = 0,
+    ):
         rngs = nnx.Rngs(params=seed)
-        self.backbone = Trunk(width, norm=norm, rngs=rngs)
+        self.backbone = Trunk(width, norm=norm, balance=balance, rngs=rngs)
         self.decoder = nnx.Dict(
             {
                 dataset: nnx.Dict({t.kind: Linear(width, t.channels, rngs=rngs) for t in group})
