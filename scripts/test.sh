@@ -6,4 +6,4 @@ cd "$(dirname "$0")/.."
 . scripts/setup_venv.sh requirements-dev.txt
 ruff format --check --quiet .
 ruff check --quiet .
-exec python -m pytest -n "${WORKERS:-auto}" --dist loadfile "$@"
+exec python -m pytest -n "${WORKERS:-auto}" --dist loadfile --no-loadscope-reorder "$@"

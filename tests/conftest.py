@@ -25,6 +25,11 @@ def pytest_configure():
         flags.FLAGS.mark_as_parsed()
 
 
+def pytest_collection_modifyitems(items):
+    """Long files first, so that no worker is left alone with one at the end."""
+    items.sort(key=lambda item: not item.path.is_relative_to(ROOT / "tests" / "train"))
+
+
 @pytest.fixture
 def x64():
     """Runs one test in double precision."""

@@ -18,6 +18,7 @@ from mtl_vision.train.checkpoint import Checkpoints, load, load_latest, steps
 from mtl_vision.train.state import abstract
 from mtl_vision.train.step import jit_train_step
 from mtl_vision.train.transfer import init_from
+from tests.conftest import XLA_FLAGS
 from tests.train import toy
 
 # Where one read of several fails, orbax closes its event loop on the others, which complain.
@@ -312,7 +313,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_kill_while_saving_leaves_the_step_before(tmp_path):
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
+    environment = os.environ | {"XLA_FLAGS": XLA_FLAGS}
     root = pathlib.Path(__file__).parents[2]
     run = subprocess.run(
         [sys.executable, "-c", KILLED, str(tmp_path)], cwd=root, env=environment, check=False

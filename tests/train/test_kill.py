@@ -15,10 +15,11 @@ from mtl_vision import rules
 from mtl_vision.check import check
 from mtl_vision.train import folder, setup
 from tests import tiny
+from tests.conftest import XLA_FLAGS
 
 # How often the run is killed, each time somewhere else.
 KILLS = int(os.environ.get("MTL_VISION_KILLS", "1"))
-STEPS = 30
+STEPS = 12
 
 CONFIG = """
 import sys
@@ -28,7 +29,7 @@ from tests import tiny
 
 def get_config():
     return ml_collections.ConfigDict(
-        tiny.values(run__steps={steps}, run__save_every=3, run__eval_every=10)
+        tiny.values(run__steps={steps}, run__save_every=2, run__eval_every=6)
     )
 """
 
@@ -37,7 +38,7 @@ def start(tmp_path, workdir):
     config = tmp_path / "config.py"
     config.write_text(CONFIG.format(root=str(tiny.ROOT), steps=STEPS))
     command = [sys.executable, "scripts/train.py", f"--config={config}", f"--workdir={workdir}"]
-    environment = os.environ | {"XLA_FLAGS": "", "PYTHONPATH": str(tiny.ROOT)}
+    environment = os.environ | {"XLA_FLAGS": XLA_FLAGS, "PYTHONPATH": str(tiny.ROOT)}
     with (tmp_path / "log").open("ab") as log:
         return subprocess.Popen(command, cwd=tiny.ROOT, env=environment, stdout=log, stderr=log)
 

@@ -16,6 +16,7 @@ from mtl_vision.train import checkpoint, integrity
 from mtl_vision.train.checkpoint import Checkpoints
 from mtl_vision.train.state import abstract
 from mtl_vision.train.step import jit_train_step
+from tests.conftest import XLA_FLAGS
 from tests.train import toy
 
 TRAINABLE = ((".*embed/.*", False), (".*", True))
@@ -60,7 +61,7 @@ def test_two_hosts_train_save_and_resume_like_one(tmp_path):
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = str(s.getsockname()[1])
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count=2 {XLA_FLAGS}"}
     runs = [
         subprocess.Popen(
             [sys.executable, "-c", HOST, str(host), port, str(tmp_path / "two")],
