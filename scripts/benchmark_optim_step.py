@@ -38,7 +38,7 @@ def stepping(config: Mapping[str, Any]) -> None:
     print(" ".join(plan.parameters(cfg).splitlines()[-1].split()), "(frozen, trained)")
     mesh, made = setup.start(cfg)
     batch = random_batch(plan.batch_shapes(cfg, mesh))
-    forward = losses_alone(cfg, made, batch)
+    forward = losses_alone(cfg, mesh, made, batch)
     plain, cost = compiled_step(cfg, batch)
     print(f"plain: {cost}")
     for what, changes in cases():
@@ -125,17 +125,17 @@ def compiled_step(cfg: Any, batch: Any) -> tuple[Callable[[], None], str]:
     return run, f"temporaries {size:.3f} GiB, compile {seconds:.0f} processor s"
 
 
-def losses_alone(cfg: Any, made: Any, batch: Any) -> Callable[[], None]:
+def losses_alone(cfg: Any, mesh: Any, made: Any, batch: Any) -> Callable[[], None]:
     """Returns the compiled forward pass of all tasks."""
     import jax
 
-    from mtl_vision import build
+    from mtl_vision import build, parallel
     from mtl_vision.train.gradients import LOSSES
     from mtl_vision.train.step import parts_of
 
     parts = partial(parts_of, graphdef=made.graphdef, groups=build.groups(cfg))
 
-    @jax.jit
+    @partial(jax.jit, compiler_options=parallel.compiler_options(mesh))
     def losses(state, batch):
         here = partial(parts, frozen=state.frozen)
         return LOSSES(here, state.trainable, state.stats, batch, state.key, 1)[1][0]
