@@ -61,7 +61,8 @@ def test_two_hosts_train_save_and_resume_like_one(tmp_path):
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = str(s.getsockname()[1])
-    environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count=2 {XLA_FLAGS}"}
+    flags = f"--xla_force_host_platform_device_count=2 {XLA_FLAGS}"
+    environment = os.environ | {"XLA_FLAGS": flags}
     runs = [
         subprocess.Popen(
             [sys.executable, "-c", HOST, str(host), port, str(tmp_path / "two")],
