@@ -4,6 +4,7 @@ import logging
 import os
 import pathlib
 import re
+import runpy
 import sys
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, NoReturn
@@ -82,6 +83,19 @@ def config_value(holder: flags.FlagHolder) -> Mapping[str, Any]:
         return holder.value.to_dict()
     except OSError as e:
         path = next((a for a in sys.argv if a.endswith(".py") and a != sys.argv[0]), name)
+        raise ConfigError(f"{path} cannot be loaded as a config: {root_cause(e)}.") from e
+
+
+def load_config(path: str | pathlib.Path) -> dict[str, Any]:
+    """Returns the values of a config file.
+
+    Raises:
+      ConfigError: there is no such file, or it cannot be run.
+    """
+    path = pathlib.Path(path)
+    try:
+        return runpy.run_path(str(path))["get_config"]().to_dict()
+    except Exception as e:
         raise ConfigError(f"{path} cannot be loaded as a config: {root_cause(e)}.") from e
 
 

@@ -1,6 +1,8 @@
 r"""Measures, side by side in one run, and prints the ratio to what it is compared to.
 
   python scripts/benchmark.py step    --config configs/quickstart.py   # compile, step, dispatch
+  python scripts/benchmark.py step    --config configs/mtl_swin_t_hrnet.py \
+      --beside configs/mtlora_r64.py,configs/lora.py [--pixels 224] [--batch 2]
   python scripts/benchmark.py input   [--against plain]                # transforms, images/s/core
   python scripts/benchmark.py metrics [--against plain]                # meters, ms per image
   python scripts/benchmark.py edges                                    # odsF, ms per image
@@ -15,15 +17,15 @@ there are two numbers in both.
 """
 
 import platform
-import time
 from collections.abc import Callable
 from importlib import metadata
 
 import benchmark_optim
 import benchmark_optim_step
+import benchmark_step
 import numpy as np
 from absl import flags
-from benchmark_timing import random_batch, timed
+from benchmark_timing import timed
 from ml_collections import config_flags
 
 from mtl_vision import cli
@@ -43,56 +45,6 @@ def compared(what: str, unit: str, scale: float, ours: Callable, plain: Callable
         return
     a, b = timed(ours, plain)
     print(f"{what}: {a * scale:.3g} {unit}, plain {b * scale:.3g} {unit}, ratio {a / b:.2f}")
-
-
-def step() -> None:
-    """Compiles a config's step and runs it on random numbers."""
-    import jax
-
-    from mtl_vision import parallel
-    from mtl_vision.check import check
-    from mtl_vision.train import plan, setup
-
-    jax.config.update("jax_enable_compilation_cache", False)
-    cfg = check(cli.config_value(CONFIG))
-    start = time.perf_counter()
-    mesh, made = setup.start(cfg)
-    jax.block_until_ready(made.state)
-    print(f"model and state: {time.perf_counter() - start:.2f} s")
-    train_step = setup.train_step(cfg, mesh, made)
-    batch = random_batch(plan.batch_shapes(cfg, mesh))
-    start = time.perf_counter()
-    compiled = train_step.lower(made.state, batch).compile()
-    print(f"compile: {time.perf_counter() - start:.2f} s")
-    for name, value in plan.cost(compiled, mesh):
-        print(f"{name}: {value}")
-    state = made.state
-
-    def run() -> None:
-        nonlocal state
-        state, out = train_step(state, batch)
-        jax.block_until_ready(out)
-
-    (seconds,) = timed(run, clock=time.perf_counter)
-    images = sum(data.batch for data in cfg.datasets.values())
-    print(f"step: {seconds * 1e3:.4g} ms, {images / seconds:.4g} images/s")
-    print(f"compilations of the step: {train_step._cache_size()}")
-
-    # The same arguments and results around an empty program: what a call costs in Python.
-    places = (made.shardings, parallel.batch_sharding(mesh))
-    empty = jax.jit(
-        lambda state, batch: state,
-        in_shardings=places,
-        out_shardings=made.shardings,
-        donate_argnums=0,
-    )
-
-    def call() -> None:
-        nonlocal state
-        state = empty(state, batch)
-
-    (seconds,) = timed(call, clock=time.perf_counter, repeats=300)
-    print(f"dispatch: {seconds * 1e3:.3g} ms for {len(jax.tree.leaves(state))} leaves")
 
 
 def example(height: int = 375, width: int = 500) -> dict:
@@ -234,7 +186,7 @@ def scenes() -> None:
 
 
 COMMANDS = {
-    "step": step,
+    "step": lambda: benchmark_step.steps(cli.config_value(CONFIG)),
     "input": inputs,
     "metrics": meters,
     "edges": edges,

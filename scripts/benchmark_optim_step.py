@@ -2,17 +2,15 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
 from typing import Any
 
 from absl import flags
 from benchmark_optim import CLOCKS, chosen
-from benchmark_timing import random_batch, timed_by
+from benchmark_timing import losses_alone, random_batch, resized, timed_by
 
 from mtl_vision.errors import ConfigError
 
 STRATEGIES = flags.DEFINE_list("strategies", ["vmap"], "Values of optim.per_task in optim_step.")
-PIXELS = flags.DEFINE_integer("pixels", 224, "Pixels of a side in optim_step.", lower_bound=32)
 
 # As many trained parameters as adapters have, in every block of the backbone, and the heads.
 ADAPTER_SIZED = (
@@ -83,25 +81,13 @@ def changed(
     sam: str = "none",
     per_task: str = "vmap",
 ) -> Any:
-    """Returns the checked config of one image per dataset and few trained parameters."""
+    """Returns the checked config at 224 pixels, one image per dataset, few trained parameters."""
     from mtl_vision.check import check
 
-    size = (PIXELS.value, PIXELS.value)
     methods = {"aggregator": aggregator, "weighting": weighting, "sam": sam}
     optim = {kind: {"name": name} for kind, name in methods.items()} | {"per_task": per_task}
-    data = {
-        name: value | {"size": size, "batch": 1} if isinstance(value, Mapping) else value
-        for name, value in config["data"].items()
-    }
-    return check(
-        {
-            **config,
-            "trainable": ADAPTER_SIZED,
-            "data": data | {"batch": 1},
-            "eval": config["eval"] | {"batch": 1},
-            "optim": config["optim"] | optim,
-        }
-    )
+    values = resized(config, pixels=224, batch=1) | {"trainable": ADAPTER_SIZED}
+    return check(values | {"optim": config["optim"] | optim})
 
 
 def compiled_step(cfg: Any, batch: Any) -> tuple[Callable[[], None], str]:
@@ -123,22 +109,3 @@ def compiled_step(cfg: Any, batch: Any) -> tuple[Callable[[], None], str]:
         jax.block_until_ready(out)
 
     return run, f"temporaries {size:.3f} GiB, compile {seconds:.0f} processor s"
-
-
-def losses_alone(cfg: Any, mesh: Any, made: Any, batch: Any) -> Callable[[], None]:
-    """Returns the compiled forward pass of all tasks."""
-    import jax
-
-    from mtl_vision import build, parallel
-    from mtl_vision.train.gradients import LOSSES
-    from mtl_vision.train.step import parts_of
-
-    parts = partial(parts_of, graphdef=made.graphdef, groups=build.groups(cfg))
-
-    @partial(jax.jit, compiler_options=parallel.compiler_options(mesh))
-    def losses(state, batch):
-        here = partial(parts, frozen=state.frozen)
-        return LOSSES(here, state.trainable, state.stats, batch, state.key, 1)[1][0]
-
-    compiled = losses.lower(made.state, batch).compile()
-    return lambda: jax.block_until_ready(compiled(made.state, batch))

@@ -2,12 +2,21 @@
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
 
 import numpy as np
 from absl import flags
 
 REPEATS = flags.DEFINE_integer("repeats", 20, "Runs that are timed.", lower_bound=1)
+
+PIXELS = flags.DEFINE_integer(
+    "pixels", 0, "Pixels of a side in a step; 0: as the config says, 224 in optim_step."
+)
+BATCH = flags.DEFINE_integer(
+    "batch", 0, "Images per dataset in a step; 0: as the config says, 1 in optim_step."
+)
 
 Clock = Callable[[], float]
 
@@ -55,3 +64,42 @@ def random_batch(shapes):
         return jax.device_put(value, shape.sharding)
 
     return jax.tree.map(fill, shapes)
+
+
+def resized(config, pixels=0, batch=0):
+    """Returns a config's values with the sides and the batches that the flags ask for.
+
+    Args:
+      config: values of a config.
+      pixels: side where --pixels says nothing, 0 for the config's own.
+      batch: images of every dataset where --batch says nothing, 0 for the config's own.
+    """
+    pixels, batch = PIXELS.value or pixels, BATCH.value or batch
+    data, found = dict(config["data"]), config["eval"]
+    for name, value in data.items():
+        if isinstance(value, Mapping) and pixels:
+            data[name] = data[name] | {"size": (pixels, pixels)}
+        if isinstance(value, Mapping) and batch:
+            data[name] = data[name] | {"batch": batch}
+    if batch:
+        data["batch"], found = batch, config["eval"] | {"batch": batch}
+    return {**config, "data": data, "eval": found}
+
+
+def losses_alone(cfg: Any, mesh: Any, made: Any, batch: Any) -> Callable[[], None]:
+    """Returns the compiled forward pass of all tasks."""
+    import jax
+
+    from mtl_vision import build, parallel
+    from mtl_vision.train.gradients import LOSSES
+    from mtl_vision.train.step import parts_of
+
+    parts = partial(parts_of, graphdef=made.graphdef, groups=build.groups(cfg))
+
+    @partial(jax.jit, compiler_options=parallel.compiler_options(mesh))
+    def losses(state, batch):
+        here = partial(parts, frozen=state.frozen)
+        return LOSSES(here, state.trainable, state.stats, batch, state.key, 1)[1][0]
+
+    compiled = losses.lower(made.state, batch).compile()
+    return lambda: jax.block_until_ready(compiled(made.state, batch))

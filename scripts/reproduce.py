@@ -8,7 +8,6 @@ array: those of the encoder with its adapters, those of the decoders, and both. 
 count. A row that no source confirms is marked (?).
 """
 
-import importlib.util
 import pathlib
 
 from absl import flags
@@ -25,11 +24,7 @@ ONLY = flags.DEFINE_list("only", [], "Ids of rows; all by default.")
 def config(entry: str) -> dict:
     """Returns the values of ``configs/<name>.py`` for ``<name>``, or ``<name>:<task>``."""
     name, _, task = entry.partition(":")
-    path = ROOT / "configs" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    values = module.get_config().to_dict()
+    values = cli.load_config(ROOT / "configs" / f"{name}.py")
     for section in values["data"].values():
         if task and isinstance(section, dict):
             section["tasks"] = (task,)
