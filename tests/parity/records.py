@@ -21,6 +21,13 @@ def records(kind: str) -> list[pathlib.Path]:
     return found
 
 
+def family(name: str) -> list[pathlib.Path]:
+    """Returns every record ``<name>_<data set>_<letter>.npz``; there must be one."""
+    found = [f for f in sorted(FOLDER.glob(f"{name}_*.npz")) if f.stem.count("_") == 2]
+    assert found, f"no record of family {name!r} in {FOLDER}"
+    return found
+
+
 def aggregators() -> list[pathlib.Path]:
     """Returns every ``aggregators*.npz``; there must be one. Their metadata is ``meta_json``."""
     found = sorted(FOLDER.glob("aggregators*.npz"))

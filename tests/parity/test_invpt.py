@@ -1,0 +1,212 @@
+"""InvPT against prismformore/Multi-Task-Transformer, in double precision."""
+
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from mtl_vision import losses, rules, tasks
+from mtl_vision.models import mtl, released_invpt
+from mtl_vision.models.backbones import BACKBONES
+from mtl_vision.models.convert import convert
+from mtl_vision.models.decoders import DECODERS
+from mtl_vision.models.resize import resize
+from tests.parity import networks, records
+
+DATASET = "d"
+EACH = pytest.mark.parametrize("file", records.family("invpt"), ids=lambda file: file.stem)
+
+
+def kinds_of(meta):
+    return tuple(kind for kind in tasks.KINDS if kind in meta["tasks"])
+
+
+def build(meta):
+    config, rngs = meta["config"], nnx.Rngs(params=jax.random.key(0))
+    vit, patch = config["vit"], config["vit"]["patch_size"]
+    assert config["mtt_resolution_downsample_rate"] == 2
+    backbone = BACKBONES["vit"](
+        channels=vit["embed_dim"],
+        depth=vit["depth"],
+        heads=vit["num_heads"],
+        patch=patch,
+        grid=tuple(side // patch for side in config["img_size"]),
+        taps=(*vit["select_list"], vit["depth"]),
+        rngs=rngs,
+    )
+    decoder = DECODERS["invpt"](
+        outputs={DATASET: {kind: meta["num_outputs"][kind] for kind in kinds_of(meta)}},
+        channels=backbone.channels,
+        strides=backbone.strides,
+        width=config["embed_dim"],
+        margin=config["PRED_OUT_NUM_CONSTANT"],
+        rngs=rngs,
+    )
+    return mtl.MultiTask(backbone, decoder)
+
+
+class Watch(nnx.Module):
+    """Stands in for a layer and hands its first argument and its output to `keep`."""
+
+    def __init__(self, layer, keep):
+        self.layer, self.keep = layer, keep
+
+    def __call__(self, *args, **options):
+        out = self.layer(*args, **options)
+        self.keep(args[0], out)
+        return out
+
+
+def watch(heads):
+    """Makes the decoder of a dataset note what the record holds; returns the dict it fills."""
+    seen, kinds = {}, heads.kinds
+
+    def keep_feature(_, y):
+        seen.update({f"preliminary_feature.{kind}": y[..., t, :] for t, kind in enumerate(kinds)})
+
+    def keep_preliminary(_, y):
+        seen.update({f"intermediate_logits.{kind}": y[1][t] for t, kind in enumerate(kinds)})
+
+    def keep_prediction(kind):
+        return lambda x, y: seen.update({f"task_feature.{kind}": x, f"head_logits.{kind}": y})
+
+    heads.preliminary.feature = Watch(heads.preliminary.feature, keep_feature)
+    heads.preliminary = Watch(heads.preliminary, keep_preliminary)
+    for kind in kinds:
+        heads.predict[kind] = Watch(heads.predict[kind], keep_prediction(kind))
+    return seen
+
+
+def losses_of(meta, arrays, preds):
+    """Unweighted losses and the total; `preds` and they by the record's names."""
+    found, weights = {}, meta["loss_weights"]
+    for name, pred in preds.items():
+        kind = name.removeprefix("inter_")
+        label = np.moveaxis(arrays[f"target/{kind}"], 1, -1)
+        mask = jnp.asarray((label != 255).all(-1))
+        label = jnp.asarray(label if kind == "normals" else label[..., 0])
+        options = {"classes": [""] * pred.shape[-1]} if kind == "semseg" else {}
+        task = tasks.TASKS[kind](DATASET, "B", **options)
+        found[name] = losses.mean(*task.loss(pred, label, mask))
+    total = sum(weights[name.removeprefix("inter_")] * x for name, x in found.items())
+    return found | {"total": total}
+
+
+@functools.cache
+def measure(file):
+    """Returns (meta, arrays, {mode: what the record holds, gradients by path})."""
+    meta, arrays = records.load(file)
+    with jax.enable_x64(True):
+        model = mtl.abstract(lambda: build(meta))
+        graphdef, params, _, stats = mtl.split(model, dict.fromkeys(mtl.parameters(model), True))
+        table = released_invpt.checkpoint(kinds_of(meta), DATASET)
+        state = nnx.to_pure_dict(nnx.state(model))
+        found = rules.flatten(convert(records.group(arrays, "param"), table, state))
+        params, stats = (
+            rules.map_with_path(lambda path, _: jnp.asarray(found[path], jnp.float64), tree)
+            for tree in (params, stats)
+        )
+        image = jnp.asarray(np.moveaxis(arrays["input/image"], 1, -1), jnp.float64)
+        run = functools.partial(_run, meta, arrays, graphdef, image, stats)
+        run = jax.jit(run, compiler_options=networks.FAST_COMPILE)
+        return meta, arrays, jax.device_get(run(params))
+
+
+def _run(meta, arrays, graphdef, image, stats, params):
+    def encode(tree):
+        model = mtl.merge(graphdef, params | {"backbone": tree}, {}, stats)
+        return model.encode(image, dataset=DATASET)
+
+    def decode(tree, taps, key):
+        model, size = mtl.merge(graphdef, params | {"decoder": tree}, {}, stats), image.shape[1:3]
+        seen = watch(model.decoder.heads[DATASET])
+        out = model.decode(taps, size, dataset=DATASET, key=key)
+        # Without a key the preliminary predictions stay inside.
+        final = {kind: y if key is None else y[0] for kind, y in out.items()}
+        between = {
+            f"inter_{kind}": resize(seen[f"intermediate_logits.{kind}"], size)
+            if key is None
+            else y[1]
+            for kind, y in out.items()
+        }
+        found = losses_of(meta, arrays, final | between)
+        return found["total"], dict(seen=seen, out=final, losses=found)
+
+    taps, pull = jax.vjp(encode, params["backbone"])
+    modes, cotangents = {}, []
+    for mode, key in (("eval", None), ("train", jax.random.key(0))):
+        step = jax.value_and_grad(decode, argnums=(0, 1), has_aux=True)
+        (_, modes[mode]), (own, cotangent) = step(params["decoder"], taps, key)
+        modes[mode]["decoder"] = own
+        cotangents.append(cotangent)
+    # One backward pass of the trunk for both.
+    (trunk,) = jax.vmap(pull)(jax.tree.map(lambda *x: jnp.stack(x), *cotangents))
+    for i, mode in enumerate(modes.values()):
+        shared = jax.tree.map(lambda g, i=i: g[i], trunk)
+        mode["grads"] = rules.flatten({"backbone": shared, "decoder": mode.pop("decoder")})
+    return modes
+
+
+def pick(name, tree, meta, arrays):
+    """Returns the record's array `name` from a flat tree of ours, and how its layout changes."""
+    for rule in released_invpt.checkpoint(kinds_of(meta), DATASET):
+        if match := re.fullmatch(rule.pattern, name):
+            break
+    if rule.path is None:
+        return None, rule
+    leaf, shape = tree[match.expand(rule.path)], rule.transform(arrays[f"param/{name}"]).shape
+    if rule.join is np.stack:
+        return leaf[rule.part], rule
+    return np.split(leaf, leaf.shape[-1] // shape[-1], -1)[rule.part], rule
+
+
+def maps(found):
+    return {name: np.moveaxis(x, -1, 1) for name, x in found.items()}
+
+
+@EACH
+def test_maps_and_losses_match_the_record(file):
+    meta, arrays, modes = measure(file)
+    for mode, found in modes.items():
+        # Maps of the training mode are recorded in float32, and so are cross-entropies.
+        tolerance = 1e-10 if mode == "eval" else 1e-6
+        assert len(found["seen"]) == 4 * len(meta["tasks"])
+        for name, x in maps(found["seen"]).items():
+            if f"{mode}/{name}" in arrays:
+                records.assert_close(x, arrays[f"{mode}/{name}"], tolerance, f"{mode} {name}")
+        for name, x in found["losses"].items():
+            expected = arrays[f"{mode}/loss.{name}"]
+            rounded = expected.dtype == np.float32 or name == "total"
+            records.assert_close(x, expected, 1e-6 if rounded else 1e-10, f"{mode} {name}")
+    for kind, x in maps(modes["eval"]["out"]).items():
+        records.assert_close(x[..., ::3, ::3], arrays[f"eval/out_every3.{kind}"], 1e-10, kind)
+
+
+@EACH
+def test_gradients_match_the_record(file):
+    meta, arrays, modes = measure(file)
+    for mode, found in modes.items():
+        norms = arrays[f"{mode}/grad_norms"]
+        whole = np.linalg.norm(norms)
+        actual = [
+            np.linalg.norm(pick(name, found["grads"], meta, arrays)[0])
+            for name in meta["grad_norm_names"]
+        ]
+        np.testing.assert_allclose(actual, norms, rtol=1e-8, atol=1e-12 * whole)
+        ours = np.linalg.norm([np.linalg.norm(g) for g in found["grads"].values()])
+        records.assert_close(ours, whole, 1e-8, mode)
+        for name, expected in records.group(arrays, mode).items():
+            if name.startswith("grad."):
+                actual, rule = pick(name.removeprefix("grad."), found["grads"], meta, arrays)
+                records.assert_close(actual, rule.transform(expected), 1e-8, f"{mode} {name}")
+
+
+@EACH
+def test_count_is_that_of_the_record(file):
+    meta, _ = records.load(file)
+    model = mtl.abstract(lambda: build(meta))
+    assert sum(mtl.sizes(model).values()) + model.decoder.unread == meta["counts"]["total"]
