@@ -5,6 +5,8 @@ import jax.numpy as jnp
 from jax import lax
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
+# The scope of products that together are a depthwise convolution.
+DEPTHWISE = "depthwise"
 
 
 def pad_to(x: jax.Array, multiple: int) -> jax.Array:
@@ -58,6 +60,7 @@ def _patches(x, kernel):
     return x @ kernel.reshape(-1, d_out)
 
 
+@jax.named_scope(DEPTHWISE)
 def _depthwise(x, kernel, stride, padding, dilation):
     """Shifted multiply-adds: XLA's grouped convolution is about 20 times slower on CPU."""
     size = kernel.shape[0]

@@ -13,6 +13,9 @@ import numpy as np
 
 from mtl_vision.errors import lookup
 
+# The scope of what `resize` does.
+INTERPOLATION = "interpolation"
+
 
 def _triangle(x: np.ndarray) -> np.ndarray:
     return np.maximum(1 - np.abs(x), 0)
@@ -104,6 +107,7 @@ def _along(x: jax.Array, target: int, axis: int, method: str) -> jax.Array:
     return jnp.moveaxis(jnp.tensordot(weights, x, (1, axis)), 0, axis)
 
 
+@jax.named_scope(INTERPOLATION)
 def resize(x: jax.Array, size: tuple[int, int], method: str = "bilinear") -> jax.Array:
     """Resizes ``[..., h, w, C]`` to ``[..., H, W, C]`` in the dtype of `x`.
 

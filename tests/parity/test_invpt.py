@@ -209,4 +209,5 @@ def test_gradients_match_the_record(file):
 def test_count_is_that_of_the_record(file):
     meta, _ = records.load(file)
     model = mtl.abstract(lambda: build(meta))
-    assert sum(mtl.sizes(model).values()) + model.decoder.unread == meta["counts"]["total"]
+    unread, _ = model.decoder.unread(DATASET, tuple(meta["config"]["img_size"]))
+    assert sum(mtl.sizes(model).values()) + unread == meta["counts"]["total"]

@@ -3,6 +3,7 @@
 Maps of all tasks are ``[B, h, w, T, C]``, see `task_maps`.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 
 import jax
@@ -177,8 +178,7 @@ def taps_of(strides: Sequence[int]) -> tuple[tuple[int, int], int]:
 class InvPT(nnx.Module):
     """`InvPTHeads` for every dataset; see `invpt`.
 
-    Attributes: `intermediate_weight` of the preliminary predictions in the loss, and `unread`,
-    how many parameters the authors' model has besides that nothing reads.
+    Attributes: `intermediate_weight` of the preliminary predictions in the loss.
     """
 
     def __init__(
@@ -201,7 +201,7 @@ class InvPT(nnx.Module):
             }
         )
         self.intermediate_weight = intermediate
-        self.unread = sum(_unread(channels, len(kinds), out) for kinds in outputs.values())
+        self.channels, self.strides, self.out = tuple(channels), tuple(strides), out
 
     def __call__(
         self,
@@ -215,12 +215,23 @@ class InvPT(nnx.Module):
         check_dataset(dataset, self.heads)
         return self.heads[dataset](trunk, streams, key=key)
 
+    def unread(self, dataset: str, size: tuple[int, int]) -> tuple[int, int]:
+        """What published counts contain besides: parts of the authors' model that nothing reads.
 
-def _unread(channels: Sequence[int], tasks: int, out: int) -> int:
-    """A third skip, widening and fusing in the first stage, a last norm."""
-    skip = 9 * channels[-2] * out + out
-    widening, fusing = tasks * (out * out + out), 2 * HEADS * HEADS + HEADS
-    return skip + widening + fusing + 2 * tasks * (out >> (STAGES - 1))
+        They are a third skip, which is computed, and widening and fusing in the first stage and a
+        last norm, which are not.
+
+        Args:
+          dataset: whose decoder.
+          size: (H, W) of the image.
+
+        Returns: parameters, and multiply-adds as in `flops`.
+        """
+        tasks, out = len(self.heads[dataset].kinds), self.out
+        kernel, pixels = 9 * self.channels[-2] * out, math.prod(size) // self.strides[-2] ** 2
+        widening, fusing = tasks * (out * out + out), 2 * HEADS * HEADS + HEADS
+        norm = 2 * tasks * (out >> (STAGES - 1))
+        return kernel + out + widening + fusing + norm, kernel * pixels
 
 
 def invpt(
