@@ -1,0 +1,232 @@
+"""The block of MLoRE: low-rank experts that all tasks share, and a router per task.
+
+Maps of all tasks are ``[B, h, w, T, C]``, see `task_maps`; E is the number of experts.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from mtl_vision.errors import lookup
+from mtl_vision.models.decoders.mlore_merged import MergedBlock
+from mtl_vision.models.decoders.task_maps import TaskConv, each
+from mtl_vision.models.layers import (
+    BatchNorm,
+    Conv,
+    Dtype,
+    TaskParam,
+    compute_type,
+    expand,
+    gelu,
+    torch_uniform,
+    widen,
+)
+from mtl_vision.models.resize import resize
+
+
+def select_gates(logits: jax.Array, kept: jax.Array) -> jax.Array:
+    """Softmax over all, then only the kept ones, which no longer add up to 1."""
+    return jax.nn.softmax(logits, -1) * kept
+
+
+def select_logits(logits: jax.Array, kept: jax.Array) -> jax.Array:
+    """Softmax over the kept ones."""
+    return jax.nn.softmax(logits, -1, where=kept > 0)
+
+
+SELECT = {"gates": select_gates, "logits": select_logits}
+
+
+def route(
+    logits: jax.Array, scale: jax.Array, noise: jax.Array | None, *, top: int, select: str
+) -> jax.Array:
+    """The gates of the `top` largest of ``logits + scale * noise``, all others 0.
+
+    Args:
+      logits: ``[..., E]`` float32.
+      scale: of the noise, ``[..., E]``, of either sign.
+      noise: standard normal, ``[..., E]``; None in evaluation.
+      top: how many experts a task keeps, from 1 to E.
+      select: a key of `SELECT`: what is selected, gates or logits.
+
+    Returns: ``[..., E]``.
+    """
+    if noise is not None:
+        logits = logits + scale * noise.astype(logits.dtype)
+    _, chosen = jax.lax.top_k(logits, top)
+    kept = jax.nn.one_hot(chosen, logits.shape[-1], dtype=logits.dtype).sum(-2)
+    return lookup(SELECT, select, "decoder.select")(logits, kept)
+
+
+def balance(gates: jax.Array) -> jax.Array:
+    """``(std / mean)^2`` of the experts' mean gates, 0 if they are equal.
+
+    Args:
+      gates: ``[B, T, E]``; the mean is over images and tasks, the deviation the unbiased one.
+    """
+    mean = gates.mean((0, 1))
+    return mean.var(ddof=1) / jnp.square(mean.mean())
+
+
+class TaskLayerNorm(nnx.Module):
+    """LayerNorm with a scale and a bias per task: ``[..., T, C]``."""
+
+    def __init__(self, tasks: int, channels: int, *, dtype: Dtype = None):
+        self.scale = TaskParam(jnp.ones((tasks, channels), jnp.float32))
+        self.bias = TaskParam(jnp.zeros((tasks, channels), jnp.float32))
+        self.dtype = dtype
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = widen(x)
+        x = x - x.mean(-1, keepdims=True)
+        y = x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + 1e-5)
+        y = y * expand(self.scale[...], y.ndim) + expand(self.bias[...], y.ndim)
+        return y.astype(compute_type(self.dtype, self.scale))
+
+
+class Router(nnx.Module):
+    """Maps ``[B, h, w, T, C]`` -> gates ``[B, T, E]`` and gains ``[B, T]`` of the tasks' experts.
+
+    What a task's map holds is summed up twice: by the mean of channels mixed at every place, and
+    by one weight per place, the same for all channels. The places are those of `grid`; on another
+    grid the weights are resized, and rescaled to the same sum.
+    """
+
+    def __init__(
+        self,
+        tasks: int,
+        channels: int,
+        experts: int,
+        *,
+        grid: tuple[int, int],
+        top: int,
+        select: str,
+        dtype: Dtype,
+        rngs: nnx.Rngs,
+    ):
+        quarter, places = channels // 4, torch_uniform(grid[0] * grid[1])
+        make = dict(bias=True, own=True, dtype=dtype, rngs=rngs)
+        self.near_in = TaskConv(tasks, channels, quarter, 1, **make)
+        self.near_norm = TaskLayerNorm(tasks, quarter, dtype=dtype)
+        self.near_out = TaskConv(tasks, quarter, quarter, 1, **make)
+        self.places = TaskParam(places(rngs.params(), (tasks, *grid), jnp.float32))
+        self.places_bias = TaskParam(places(rngs.params(), (tasks,), jnp.float32))
+        self.far_norm = TaskLayerNorm(tasks, channels, dtype=dtype)
+        self.far_out = TaskConv(tasks, channels, quarter, 1, **make)
+        self.out = TaskConv(tasks, 2 * quarter, 2 * experts + 1, 1, **make)
+        self.top, self.select, self.dtype = top, select, dtype
+
+    def __call__(self, x: jax.Array, noise: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
+        """`noise` is standard normal, ``[B, T, E]``, or None in evaluation."""
+        near = gelu(self.near_norm(self.near_in(each(x))))
+        # The mean of a 1x1 convolution is the convolution of the mean.
+        near = self.near_out(each(widen(near).mean((1, 2))))
+        far = jnp.einsum("bhwtc,thw->btc", x, self._weights(x)) + self._bias(x)
+        far = self.far_out(each(gelu(self.far_norm(far))))
+        scores = widen(self.out(each(jnp.concatenate([near, far], -1))))
+        logits, scale, gain = jnp.split(scores, [scores.shape[-1] // 2, scores.shape[-1] - 1], -1)
+        return route(logits, scale, noise, top=self.top, select=self.select), gain[..., 0]
+
+    def _weights(self, x):
+        _, height, width, _, _ = x.shape
+        _, h, w = self.places.shape
+        weights = resize(self.places[..., None], (height, width))[..., 0]
+        return (weights * (h * w / (height * width))).astype(x.dtype)
+
+    def _bias(self, x):
+        return self.places_bias.astype(x.dtype)[None, :, None]
+
+
+class Experts(nnx.Module):
+    """``sum_i p_i E_i(x)``, E_i a 3x3 convolution C -> r_i and a 1x1 convolution r_i -> C.
+
+    The ranks of all experts lie one after the other on one axis, so all run as one convolution
+    without padding, and their sum is one product: ``up (p * down x)``.
+    """
+
+    def __init__(self, channels: int, ranks: Sequence[int], *, dtype: Dtype, rngs: nnx.Rngs):
+        self.down = _zero_bias(Conv(channels, sum(ranks), 3, dtype=dtype, rngs=rngs))
+        bounds = np.repeat(np.asarray(ranks), ranks)[:, None] ** -0.5
+        spread = torch_uniform(1)(rngs.params(), (sum(ranks), channels), jnp.float32)
+        self.up = nnx.Param(spread * jnp.asarray(bounds, jnp.float32))
+        self.up_bias = nnx.Param(jnp.zeros((len(ranks), channels), jnp.float32))
+        self.ranks = tuple(ranks)
+
+    def __call__(self, x: jax.Array, gates: jax.Array) -> jax.Array:
+        """``[B, T, h, w, C]``, ``[B, T, E]`` -> ``[B, T, h, w, C]``."""
+        gates = gates.astype(x.dtype)
+        each_rank = gates[..., np.repeat(np.arange(len(self.ranks)), self.ranks)]
+        y = (self.down(x) * each_rank[:, :, None, None]) @ self.up.astype(x.dtype)
+        return y + (gates @ self.up_bias.astype(x.dtype))[:, :, None, None]
+
+    def products(self) -> tuple[jax.Array, jax.Array]:
+        """Returns every expert as one 3x3 convolution: ``[E, 3, 3, C, C]`` and ``[E, C]``."""
+        cuts = np.cumsum(self.ranks)[:-1]
+        ups = jnp.split(self.up[...], cuts)
+        downs = jnp.split(self.down.kernel[...], cuts, -1)
+        kernels = [down @ up for down, up in zip(downs, ups, strict=True)]
+        inner = [b @ up for b, up in zip(jnp.split(self.down.bias[...], cuts), ups, strict=True)]
+        return jnp.stack(kernels), jnp.stack(inner) + self.up_bias[...]
+
+
+def _zero_bias(layer):
+    layer.bias[...] = jnp.zeros_like(layer.bias[...])
+    return layer
+
+
+class MoEBlock(nnx.Module):
+    """Maps of all tasks -> maps of all tasks, and the gates ``[B, T, E]``.
+
+    For task t, with z = conv1x1_t(x), gates p and gain m:
+    ``conv1x1_t(gelu(BN_t(BN'_t(sum_i p_i E_i(z)) + m E_t(z) + conv3x3(z))))``, where E_i are
+    shared, E_t is the task's own expert, and no gradient flows from conv3x3, shared, into z.
+    (arXiv 2403.17749, section 3.)
+    """
+
+    def __init__(
+        self,
+        tasks: int,
+        channels: int,
+        *,
+        ranks: Sequence[int],
+        task_rank: int,
+        router: Router,
+        dtype: Dtype,
+        rngs: nnx.Rngs,
+    ):
+        make = dict(bias=True, own=True, dtype=dtype, rngs=rngs)
+        self.enter = TaskConv(tasks, channels, channels, 1, **make)
+        self.router = router
+        self.experts = Experts(channels, ranks, dtype=dtype, rngs=rngs)
+        self.experts_norm = BatchNorm(channels, tasks=tasks, dtype=dtype)
+        self.task_down = _zero_bias(TaskConv(tasks, channels, task_rank, 3, **make))
+        self.task_up = _zero_bias(TaskConv(tasks, task_rank, channels, 1, **make))
+        self.shared = Conv(channels, channels, 3, dtype=dtype, rngs=rngs)
+        self.norm = BatchNorm(channels, tasks=tasks, dtype=dtype)
+        self.leave = TaskConv(tasks, channels, channels, 1, **make)
+
+    def __call__(
+        self,
+        maps: Sequence[jax.Array],
+        *,
+        noise: jax.Array | None = None,
+        key: jax.Array | None = None,
+    ) -> tuple[jax.Array, jax.Array]:
+        """`maps` are ``[B, h, w, C]`` per task; `noise` of the router is ``[B, T, E]`` or None."""
+        z = self.enter(maps)
+        gates, gain = self.router(z, noise)
+        # One convolution for all tasks: their axis joins the batch, behind it, where it may be cut.
+        folded = jnp.moveaxis(z, -2, 1)
+        y = jnp.moveaxis(self.experts(folded, gates), 1, -2)
+        y = self.experts_norm(y, key=key)
+        own = self.task_up(each(self.task_down(each(z))))
+        y = y + own * gain.astype(own.dtype)[:, None, None, :, None]
+        y = y + jnp.moveaxis(self.shared(jax.lax.stop_gradient(folded)), 1, -2)
+        return self.leave(each(gelu(self.norm(y, key=key)))), gates
+
+    def merged(self) -> nnx.Module:
+        """Returns the block for inference with one convolution per image and task."""
+        return MergedBlock(self)
