@@ -88,7 +88,7 @@ def assert_same(found, expected, rtol=1e-3, atol=2e-5):
 @pytest.mark.devices8
 @pytest.mark.parametrize(
     "names",
-    [("imtl_g", "equal", "task_sam"), ("graddrop",), ("pcgrad", "uw", "sam"), ("moco", "famo")],
+    [("cagrad", "equal", "task_sam"), ("graddrop",), ("pcgrad", "uw", "sam"), ("moco", "famo")],
 )
 def test_eight_devices_give_the_parameters_of_one(names):
     (_, one, metrics), (_, eight, other) = run(*names), run(*names, devices=8)
