@@ -115,6 +115,12 @@ def named_calls(model: nnx.Module) -> Iterator[None]:
             kind.__call__ = call
 
 
+def backbone(model: nnx.Module, *, dataset: str, size: tuple[int, int]) -> int:
+    """Counts the multiply-adds of the backbone of a `MultiTask` model; see `by_component`."""
+    encode, *args = _encode(model, dataset, size)
+    return sum(multiply_adds(encode, *args).values())
+
+
 def by_component(model: nnx.Module, *, dataset: str, size: tuple[int, int]) -> dict[str, int]:
     """Counts the multiply-adds of a `MultiTask` model for one image of one dataset.
 
@@ -125,11 +131,8 @@ def by_component(model: nnx.Module, *, dataset: str, size: tuple[int, int]) -> d
 
     Returns: counts by path: ``backbone`` as a whole, and modules below ``decoder``.
     """
-    graphdef, state = nnx.split(model)
-    image = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
-
-    def encode(state, image):
-        return nnx.merge(graphdef, state).encode(image, dataset=dataset)
+    encode, state, image = _encode(model, dataset, size)
+    graphdef = nnx.graphdef(model)
 
     def decode(state, features):
         model = nnx.merge(graphdef, state)
@@ -137,7 +140,14 @@ def by_component(model: nnx.Module, *, dataset: str, size: tuple[int, int]) -> d
             return model.decode(features, size, dataset=dataset)
 
     features = jax.eval_shape(encode, state, image)
-    return {
-        "backbone": sum(multiply_adds(encode, state, image).values()),
-        **multiply_adds(decode, state, features),
-    }
+    whole = {"backbone": sum(multiply_adds(encode, state, image).values())}
+    return whole | multiply_adds(decode, state, features)
+
+
+def _encode(model, dataset, size):
+    graphdef, state = nnx.split(model)
+
+    def encode(state, image):
+        return nnx.merge(graphdef, state).encode(image, dataset=dataset)
+
+    return encode, state, jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)

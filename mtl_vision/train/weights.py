@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import zipfile
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,28 +14,31 @@ from flax import traverse_util
 
 from mtl_vision import rules
 from mtl_vision.errors import DataError
-from mtl_vision.models import released
+from mtl_vision.models import released, released_invpt
 from mtl_vision.models.convert import convert
 from mtl_vision.train import integrity
 from mtl_vision.train.state import TrainState
 
 FORMAT = "mtl_vision/1"
 WHOLE = ("trainable", "frozen", "stats")
+# Families of released checkpoints beside MTLoRA's: a name that only such files have, and the
+# function from kinds and dataset to their rules.
+RELEASED = ((r"(module\.)?multi_task_decoder\.invpt\..*", released_invpt.checkpoint),)
 
 
 def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Reads the arrays of a file by name, and its metadata, without running anything in it.
 
     Args:
-      path: ``.npz`` without pickles, ``.safetensors``, or a torch file (``.pth``, ``.pt``,
-        ``.bin``), which needs torch and is read with ``weights_only``. Of a nested torch file
-        the entry ``model`` or ``state_dict`` is taken.
+      path: ``.npz`` without pickles, ``.safetensors``, or a torch file (``.pth``, ``.pth.tar``,
+        ``.pt``, ``.bin``), which needs torch and is read with ``weights_only``. Of a nested torch
+        file the entry ``model`` or ``state_dict`` is taken.
 
     Raises:
       DataError: no such file, another ending, not of that format, or torch is missing.
     """
     readers = {".npz": _npz, ".safetensors": _safetensors}
-    readers |= dict.fromkeys((".pth", ".pt", ".bin"), _torch)
+    readers |= dict.fromkeys((".pth", ".tar", ".pt", ".bin"), _torch)
     if path.suffix not in readers:
         raise DataError(f"{path} is none of {', '.join(readers)}.")
     if not path.is_file():
@@ -103,8 +107,9 @@ def load(path: pathlib.Path, state: TrainState, tasks: Sequence[str]) -> TrainSt
     """Returns `state` with the weights of a file.
 
     Args:
-      path: what `export` wrote, for a model with the same frozen parameters; or a checkpoint of
-        scale-lab/MTLoRA in any format of `read`, for one dataset and its hrnet heads.
+      path: what `export` wrote, for a model with the same frozen parameters; or in any format of
+        `read` a checkpoint, for one dataset, of scale-lab/MTLoRA with its hrnet heads or of InvPT
+        (prismformore/Multi-Task-Transformer) with an unscanned ViT.
       state: of the model, at its start.
       tasks: their names, ``dataset/kind``, in the order of the model.
 
@@ -141,7 +146,8 @@ def _load_released(path, arrays, state, tasks):
         )
     fields = [rules.flatten(getattr(state, name)) for name in WHOLE]
     whole = {p: x for field in fields for p, x in field.items()}
-    table = released.checkpoint([n.rpartition("/")[2] for n in tasks], *datasets)
+    makers = (make for name, make in RELEASED if any(re.fullmatch(name, n) for n in arrays))
+    table = next(makers, released.checkpoint)([n.rpartition("/")[2] for n in tasks], *datasets)
     tree = traverse_util.unflatten_dict(whole, sep="/")
     found = rules.flatten(convert(arrays, table, tree, zero=released.LACKING))
     return _filled(

@@ -10,11 +10,14 @@ import pytest
 from flax import nnx
 
 from mtl_vision import losses, rules, tasks
+from mtl_vision.errors import DataError
 from mtl_vision.models import mtl, released_invpt
 from mtl_vision.models.backbones import BACKBONES
 from mtl_vision.models.convert import convert
 from mtl_vision.models.decoders import DECODERS
 from mtl_vision.models.resize import resize
+from mtl_vision.train import weights
+from mtl_vision.train.state import TrainState
 from tests.parity import networks, records
 
 DATASET = "d"
@@ -96,20 +99,26 @@ def losses_of(meta, arrays, preds):
     return found | {"total": total}
 
 
+def load(file, dtype):
+    """Returns (meta, arrays, structure, parameters, statistics) of a record."""
+    meta, arrays = records.load(file)
+    model = mtl.abstract(lambda: build(meta))
+    graphdef, params, _, stats = mtl.split(model, dict.fromkeys(mtl.parameters(model), True))
+    table = released_invpt.checkpoint(kinds_of(meta), DATASET)
+    state = nnx.to_pure_dict(nnx.state(model))
+    found = rules.flatten(convert(records.group(arrays, "param"), table, state))
+    trees = (
+        rules.map_with_path(lambda path, _: jnp.asarray(found[path], dtype), tree)
+        for tree in (params, stats)
+    )
+    return meta, arrays, graphdef, *trees
+
+
 @functools.cache
 def measure(file):
     """Returns (meta, arrays, {mode: what the record holds, gradients by path})."""
-    meta, arrays = records.load(file)
     with jax.enable_x64(True):
-        model = mtl.abstract(lambda: build(meta))
-        graphdef, params, _, stats = mtl.split(model, dict.fromkeys(mtl.parameters(model), True))
-        table = released_invpt.checkpoint(kinds_of(meta), DATASET)
-        state = nnx.to_pure_dict(nnx.state(model))
-        found = rules.flatten(convert(records.group(arrays, "param"), table, state))
-        params, stats = (
-            rules.map_with_path(lambda path, _: jnp.asarray(found[path], jnp.float64), tree)
-            for tree in (params, stats)
-        )
+        meta, arrays, graphdef, params, stats = load(file, jnp.float64)
         image = jnp.asarray(np.moveaxis(arrays["input/image"], 1, -1), jnp.float64)
         run = functools.partial(_run, meta, arrays, graphdef, image, stats)
         run = jax.jit(run, compiler_options=networks.FAST_COMPILE)
@@ -211,3 +220,21 @@ def test_count_is_that_of_the_record(file):
     model = mtl.abstract(lambda: build(meta))
     unread, _ = model.decoder.unread(DATASET, tuple(meta["config"]["img_size"]))
     assert sum(mtl.sizes(model).values()) + unread == meta["counts"]["total"]
+
+
+@EACH
+def test_a_released_file_is_taken_whole_or_not_at_all(file, tmp_path):
+    meta, arrays, _, params, stats = load(file, jnp.float32)
+    blank = (jax.tree.map(jnp.zeros_like, tree) for tree in (params, {}, stats))
+    state, path = TrainState(0, *blank, opt=(), ema=(), key=()), tmp_path / "invpt.npz"
+    named = {f"module.{name}": x for name, x in records.group(arrays, "param").items()}
+    kinds = [f"{DATASET}/{kind}" for kind in kinds_of(meta)]
+    np.savez(path, **named)
+    found = weights.load(path, state, kinds)
+    for actual, expected in ((found.trainable, params), (found.stats, stats)):
+        jax.tree.map(np.testing.assert_array_equal, actual, expected)
+    named["module.extra"] = named.pop("module.heads.edge.linear_pred.bias")
+    np.savez(path, **named)
+    message = rf"1 arrays unused \(module.extra\); 1 missing \(decoder/heads/{DATASET}/predict/edge"
+    with pytest.raises(DataError, match=message):
+        weights.load(path, state, kinds)
