@@ -19,6 +19,8 @@ from mtl_vision.models.convert import (
 
 _BLOCKS = (("MLoRE_1", "first"), ("MLoRE_2", "second"))
 
+EXPERTS = 15  # in all that was released
+
 # What the authors' model never reads, and ours does not have; the variants for ViT-B have these.
 UNREAD = (Rule(r"q_fuse\..*", None), Rule(r"classify_route_[12]\..*", None))
 
@@ -86,12 +88,12 @@ def _own(source: str, target: str, kind: str) -> list[Rule]:
     ]
 
 
-def decoder(kinds: Sequence[str], experts: int) -> tuple[Rule, ...]:
+def decoder(kinds: Sequence[str], experts: int = EXPERTS) -> tuple[Rule, ...]:
     """Returns the rules of the decoder `mlore` of one dataset, without ``backbone.``.
 
     Args:
       kinds: the tasks, in the order of the model; the file names them, in its own order.
-      experts: how many a block has.
+      experts: how many a block has at most.
     """
     rules = [*UNREAD, *torch_convs(r"fea_fuse\.(\d)", r"fuse/\1")]
     for source, target in _BLOCKS:
@@ -127,7 +129,7 @@ def heads(kinds: Sequence[str]) -> tuple[Rule, ...]:
     return tuple(rules)
 
 
-def checkpoint(kinds: Sequence[str], dataset: str, experts: int) -> tuple[Rule, ...]:
+def checkpoint(kinds: Sequence[str], dataset: str, experts: int = EXPERTS) -> tuple[Rule, ...]:
     """Returns the rules of a whole `MultiTask` model: a ViT, unscanned, and the decoder `mlore`.
 
     The ViT has no class token, and the grids of its position table and of the routers are those of
@@ -136,7 +138,7 @@ def checkpoint(kinds: Sequence[str], dataset: str, experts: int) -> tuple[Rule, 
     Args:
       kinds: the tasks, in order.
       dataset: whose heads these become.
-      experts: how many a block has, the length of `ranks`.
+      experts: how many a block has at most.
     """
     target, source = f"decoder/heads/{dataset}", r"(?:module\.)?backbone\."
     positions = Rule(r"pos_embed", "pos_embed", _patches)

@@ -1,11 +1,13 @@
 """Decoders by name: pyramids of a dataset -> ``{kind: [B, h', w', K]}``."""
 
-from mtl_vision.models.decoders import all_mlp, conv, hrnet, invpt, mlore
+from mtl_vision.models.decoders import all_mlp, aspp, conv, hrnet, invpt, linear, mlore
 
 DECODERS = {
     "all_mlp": all_mlp.all_mlp,
+    "aspp": aspp.aspp,
     "conv": conv.conv,
     "hrnet": hrnet.hrnet,
     "invpt": invpt.invpt,
+    "linear": linear.linear,
     "mlore": mlore.mlore,
 }
