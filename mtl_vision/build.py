@@ -17,6 +17,7 @@ from mtl_vision.data.transforms import Augment, eval_transform, train_transform
 from mtl_vision.models import adapters, mtl
 from mtl_vision.models.backbones import BACKBONES
 from mtl_vision.models.decoders import DECODERS
+from mtl_vision.models.keys import Keys
 from mtl_vision.optim.methods import Methods
 from mtl_vision.optim.rows import Owner
 from mtl_vision.tasks import Task
@@ -44,7 +45,7 @@ def model(cfg: Config) -> Callable[[], nnx.Module]:
     }
 
     def make() -> nnx.Module:
-        rngs = nnx.Rngs(params=jax.random.key(cfg.seed))
+        rngs = Keys(params=jax.random.key(cfg.seed))
         common = {"dtype": cfg.dtype, "rngs": rngs}
         backbone = BACKBONES[cfg.backbone.name](**cfg.backbone.options, **common)
         added = [(one.name, one.options) for one in cfg.adapter]
