@@ -35,7 +35,14 @@ def strategies(made, per_task="vmap"):
 
 @functools.cache
 def run(
-    aggregator="sum", weighting="equal", sam="none", devices=1, steps=2, clip=1.0, broken=False
+    aggregator="sum",
+    weighting="equal",
+    sam="none",
+    devices=1,
+    steps=2,
+    clip=1.0,
+    norm=True,
+    broken=False,
 ):
     """Returns the host copies of (state before, state after, metrics)."""
     named = (Component(name, {}) for name in (aggregator, weighting, sam))
@@ -52,7 +59,7 @@ def run(
     )
     sizes = dict(data=4, fsdp=2) if devices == 8 else dict(devices=jax.devices()[:1])
     mesh = parallel.make_mesh(**sizes)
-    begin = toy.start(mesh, tx, norm=True)
+    begin = toy.start(mesh, tx, norm=norm)
     gradients, again = strategies(made)
     traces = []
 
@@ -91,7 +98,10 @@ def assert_same(found, expected, rtol=1e-3, atol=2e-5):
     [("cagrad", "equal", "task_sam"), ("graddrop",), ("pcgrad", "uw", "sam"), ("moco", "famo")],
 )
 def test_eight_devices_give_the_parameters_of_one(names):
-    (_, one, metrics), (_, eight, other) = run(*names), run(*names, devices=8)
+    # CAGrad gives the weakest task here a weight of 70; a bias before a norm, whose gradient is
+    # nothing but rounding, would show it.
+    norm = "cagrad" not in names
+    (_, one, metrics), (_, eight, other) = run(*names, norm=norm), run(*names, norm=norm, devices=8)
     assert metrics["finite"] and other["finite"]
     assert_same(eight, one)
     assert_same(other, metrics, rtol=1e-3, atol=1e-4)
