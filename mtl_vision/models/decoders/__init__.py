@@ -1,6 +1,6 @@
 """Decoders by name: pyramids of a dataset -> ``{kind: [B, h', w', K]}``."""
 
-from mtl_vision.models.decoders import all_mlp, aspp, conv, hrnet, invpt, linear, mlore
+from mtl_vision.models.decoders import all_mlp, aspp, conv, hrnet, invpt, linear, mlore, task_expert
 
 DECODERS = {
     "all_mlp": all_mlp.all_mlp,
@@ -10,4 +10,5 @@ DECODERS = {
     "invpt": invpt.invpt,
     "linear": linear.linear,
     "mlore": mlore.mlore,
+    "task_expert": task_expert.task_expert,
 }
