@@ -34,6 +34,14 @@ def _pointwise(array: np.ndarray) -> np.ndarray:
     return array[..., 0, 0].T
 
 
+def _dense(source: str, target: str) -> list[Rule]:
+    """Weight and bias of 1x1 convolutions that are linear layers here."""
+    return [
+        Rule(rf"{source}\.weight", f"{target}/kernel", _pointwise),
+        Rule(rf"{source}\.bias", f"{target}/bias"),
+    ]
+
+
 def _patches(array: np.ndarray) -> np.ndarray:
     """Position table ``[1, 1 + N, C]`` -> ``[N, C]``: the model has no class token to add 0 to."""
     return array[0, 1:]
@@ -71,20 +79,20 @@ def _own(source: str, target: str, kind: str) -> list[Rule]:
     block, path = rf"{source}\.(\d)", rf"{target}/\1"
     router, to = rf"{block}\.router_1\.{kind}", f"{path}/router"
     return [
-        *torch_convs(rf"{block}\.conv1\.{kind}", f"{path}/enter"),
+        *_dense(rf"{block}\.conv1\.{kind}", f"{path}/enter"),
         *torch_convs(rf"{block}\.conv2\.{kind}\.W", f"{path}/task_down"),
-        *torch_convs(rf"{block}\.conv2\.{kind}\.M", f"{path}/task_up"),
-        *torch_convs(rf"{block}\.conv3\.{kind}", f"{path}/leave"),
+        *_dense(rf"{block}\.conv2\.{kind}\.M", f"{path}/task_up"),
+        *_dense(rf"{block}\.conv3\.{kind}", f"{path}/leave"),
         *torch_batch_norms(rf"{block}\.bn_all\.{kind}", f"{path}/experts_norm"),
         *torch_batch_norms(rf"{block}\.bn\.{kind}", f"{path}/norm"),
-        *torch_convs(rf"{router}\.0\.conv1", f"{to}/near_in"),
+        *_dense(rf"{router}\.0\.conv1", f"{to}/near_in"),
         *torch_norms(rf"{router}\.0\.ln", f"{to}/near_norm"),
-        *torch_convs(rf"{router}\.0\.conv3", f"{to}/near_out"),
+        *_dense(rf"{router}\.0\.conv3", f"{to}/near_out"),
         Rule(rf"{router}\.0\.convsp\.weight", f"{to}/places", fit=_places),
         Rule(rf"{router}\.0\.convsp\.bias", f"{to}/places_bias", scalar),
         *torch_norms(rf"{router}\.0\.ln_sp", f"{to}/far_norm"),
-        *torch_convs(rf"{router}\.0\.conv2", f"{to}/far_out"),
-        *torch_convs(rf"{router}\.1", f"{to}/out"),
+        *_dense(rf"{router}\.0\.conv2", f"{to}/far_out"),
+        *_dense(rf"{router}\.1", f"{to}/out"),
     ]
 
 
@@ -103,7 +111,7 @@ def decoder(kinds: Sequence[str], experts: int = EXPERTS) -> tuple[Rule, ...]:
     for t, kind in enumerate(kinds):
         mask = rf"task_mask\.{kind}"
         own = [
-            *torch_convs(rf"{mask}\.0", "join"),
+            *_dense(rf"{mask}\.0", "join"),
             *torch_batch_norms(rf"{mask}\.1", "join_norm"),
             *torch_convs(rf"{mask}\.3", "vote"),
         ]
@@ -120,11 +128,9 @@ def heads(kinds: Sequence[str]) -> tuple[Rule, ...]:
             *torch_convs(rf"{project}\.0", "mix"),
             *torch_batch_norms(rf"{project}\.1", "mix_norm"),
         ]
-        predict = rf"{kind}\.linear_pred"
         rules += [
             *_stacked(mix, t),
-            Rule(rf"{predict}\.weight", f"predict/{kind}/kernel", _pointwise),
-            Rule(rf"{predict}\.bias", f"predict/{kind}/bias"),
+            *_dense(rf"{kind}\.linear_pred", f"predict/{kind}"),
         ]
     return tuple(rules)
 

@@ -14,7 +14,7 @@ from flax import traverse_util
 
 from mtl_vision import rules
 from mtl_vision.errors import DataError
-from mtl_vision.models import released, released_invpt
+from mtl_vision.models import released, released_invpt, released_mlore
 from mtl_vision.models.convert import convert
 from mtl_vision.train import integrity
 from mtl_vision.train.state import TrainState
@@ -23,7 +23,12 @@ FORMAT = "mtl_vision/1"
 WHOLE = ("trainable", "frozen", "stats")
 # Families of released checkpoints beside MTLoRA's: a name that only such files have, and the
 # function from kinds and dataset to their rules.
-RELEASED = ((r"(module\.)?multi_task_decoder\.invpt\..*", released_invpt.checkpoint),)
+RELEASED = (
+    (r"(module\.)?multi_task_decoder\.invpt\..*", released_invpt.checkpoint),
+    (r"(module\.)?backbone\.MLoRE_1\..*", released_mlore.checkpoint),
+)
+# Paths that a released file may lack; they become zero.
+LACKING = f"{released.LACKING}|{released_mlore.LACKING}"
 
 
 def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -108,8 +113,8 @@ def load(path: pathlib.Path, state: TrainState, tasks: Sequence[str]) -> TrainSt
 
     Args:
       path: what `export` wrote, for a model with the same frozen parameters; or in any format of
-        `read` a checkpoint, for one dataset, of scale-lab/MTLoRA with its hrnet heads or of InvPT
-        (prismformore/Multi-Task-Transformer) with an unscanned ViT.
+        `read` a checkpoint, for one dataset, of scale-lab/MTLoRA with its hrnet heads, or with an
+        unscanned ViT of InvPT (prismformore/Multi-Task-Transformer) or MLoRE (YuqiYang213/MLoRE).
       state: of the model, at its start.
       tasks: their names, ``dataset/kind``, in the order of the model.
 
@@ -149,7 +154,7 @@ def _load_released(path, arrays, state, tasks):
     makers = (make for name, make in RELEASED if any(re.fullmatch(name, n) for n in arrays))
     table = next(makers, released.checkpoint)([n.rpartition("/")[2] for n in tasks], *datasets)
     tree = traverse_util.unflatten_dict(whole, sep="/")
-    found = rules.flatten(convert(arrays, table, tree, zero=released.LACKING))
+    found = rules.flatten(convert(arrays, table, tree, zero=LACKING))
     return _filled(
         state, {f"{n}/{p}": found[p] for n, f in zip(WHOLE, fields, strict=True) for p in f}
     )

@@ -156,12 +156,12 @@ def test_the_shared_convolution_sends_no_gradient_back():
     for layer in (block.experts.up, block.task_up.kernel):
         layer[...] = jnp.zeros_like(layer[...])
     graphdef, params, frozen, stats = mtl.split(block, dict.fromkeys(mtl.parameters(block), True))
-    x = jax.random.normal(KEY, (1, 3, 4, 8))
+    x = jax.random.normal(KEY, (1, 3, 4, 1, 8))
 
     @jax.jit
     @jax.grad
     def grad(params):
-        y, _ = mtl.merge(graphdef, params, frozen, stats)([x, x])
+        y, _ = mtl.merge(graphdef, params, frozen, stats)(x)
         return jnp.square(y).sum()
 
     grads = grad(params)

@@ -17,6 +17,7 @@ from mtl_vision.models.convert import convert
 from mtl_vision.models.decoders import DECODERS
 from mtl_vision.models.decoders.mlore_block import balance
 from mtl_vision.models.resize import resize
+from mtl_vision.train import weights
 from tests.parity import networks, records
 
 DATASET = "d"
@@ -78,9 +79,9 @@ def watch(heads):
     seen, kinds = {}, heads.kinds
 
     def keep_block(number, i):
-        def keep(maps, out):
+        def keep(x, out):
             if number == 1:
-                seen[f"fused{i}"] = maps[0]
+                seen[f"fused{i}"] = x[..., 0, :]
             for t, kind in enumerate(kinds):
                 seen[f"moe{number}.{i}.{kind}"] = out[0][..., t, :]
                 seen[f"route{number}.{i}.{kind}"] = out[1][:, t]
@@ -138,7 +139,7 @@ def measure(file):
 
 
 def _run(meta, arrays, graphdef, stats, params):
-    image, weights = np.moveaxis(arrays["input/image"], 1, -1), meta["loss_weights"]
+    image, factors = np.moveaxis(arrays["input/image"], 1, -1), meta["loss_weights"]
     image = jnp.asarray(image, jnp.float64)
 
     def forward(params, key=None, noise=None):
@@ -150,14 +151,14 @@ def _run(meta, arrays, graphdef, stats, params):
         seen |= {f"head_logits.{kind}": y for kind, y in logits.items()}
         out = {kind: resize(y, image.shape[1:3]) for kind, y in logits.items()}
         found = losses_of(meta, arrays, out)
-        total = sum(weights[kind] * x for kind, x in found.items())
+        total = sum(factors[kind] * x for kind, x in found.items())
         gates = [
             jnp.stack([seen[f"route{number}.{i}.{kind}"] for kind in heads.kinds], 1)
             for number in (1, 2)
             for i in range(len(trunk))
         ]
         cv = sum(balance(p) for p in gates)
-        penalty = heads.penalty[...] if key is not None else weights["load_balancing"] * cv
+        penalty = heads.penalty[...] if key is not None else factors["load_balancing"] * cv
         found |= {"cv": cv, "total": total + penalty}
         return found["total"], dict(seen=seen, out=out, losses=found)
 
@@ -228,7 +229,10 @@ def test_checkpoint_is_imported_whole_or_not_at_all(file):
     model = mtl.abstract(lambda: build(meta))
     state, zero = nnx.to_pure_dict(nnx.state(model)), released_mlore.LACKING
     saved = {f"module.{name}": x for name, x in records.group(arrays, "param").items()}
-    found = rules.flatten(convert(saved, table_of(meta), state, zero=zero))
+    makers = [m for name, m in weights.RELEASED if any(re.fullmatch(name, n) for n in saved)]
+    assert makers == [released_mlore.checkpoint]
+    table = makers[0](kinds_of(meta), DATASET)
+    found = rules.flatten(convert(saved, table, state, zero=weights.LACKING))
     bare = convert(records.group(arrays, "param"), table_of(meta), state, zero=zero)
     for path, x in rules.flatten(bare).items():
         np.testing.assert_array_equal(found[path], x)

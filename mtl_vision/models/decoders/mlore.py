@@ -9,7 +9,7 @@ from flax import nnx
 
 from mtl_vision.errors import ConfigError, lookup, nearest
 from mtl_vision.models.decoders.enlarged import enlarged_conv
-from mtl_vision.models.decoders.mlore_block import SELECT, MoEBlock, Router, balance
+from mtl_vision.models.decoders.mlore_block import SELECT, MoEBlock, Router, TaskLinear, balance
 from mtl_vision.models.decoders.per_task import Outputs, check_dataset
 from mtl_vision.models.decoders.task_maps import TaskConv, each
 from mtl_vision.models.layers import (
@@ -78,7 +78,7 @@ class MLoREHeads(nnx.Module):
         self.fuse = nnx.List([Conv(c, width, 1, **make) for c in channels])
         self.first = nnx.List([block() for _ in range(levels)])
         self.second = nnx.List([block() for _ in range(levels)])
-        self.join = TaskConv(tasks, levels * width, width, 1, **own)
+        self.join = TaskLinear(tasks, levels * width, width, **make)
         self.join_norm = BatchNorm(width, tasks=tasks, dtype=dtype)
         self.vote = TaskConv(tasks, width, levels, 3, **own)
         self.mix = TaskConv(tasks, width, width, 3, **own)
@@ -104,31 +104,30 @@ class MLoREHeads(nnx.Module):
         """
         fused = self.fused(trunk, streams)
         if key is not None and noise is None:
-            shape = len(fused), 2, fused[0][0].shape[0], len(self.kinds), self.experts
+            shape = len(fused), 2, fused[0].shape[0], len(self.kinds), self.experts
             noise = jax.random.normal(key, shape, jnp.float32)
         levels, gates = [], []
-        for i, maps in enumerate(fused):
+        for i, x in enumerate(fused):
             for j, block in enumerate((self.first[i], self.second[i])):
-                y, p = block(maps, noise=None if noise is None else noise[i, j], key=key)
-                maps = each(y)
+                x, p = block(x, noise=None if noise is None else noise[i, j], key=key)
                 gates.append(p)
-            levels.append(y)
+            levels.append(x)
         if key is not None:
             self.penalty[...] = self.balance * sum(balance(p) for p in gates)
         return self.predictions(self.chosen(levels, key=key), key=key)
 
     def fused(
         self, trunk: Sequence[jax.Array] | None, streams: Sequence[jax.Array] | None
-    ) -> list[list[jax.Array]]:
-        """Returns for every level the maps of the tasks, ``[B, h, w, width]``, of one size."""
+    ) -> list[jax.Array]:
+        """Returns ``[B, h, w, T or 1, width]`` for every level, all of one size."""
         levels = [x[None] for x in trunk] if streams is None else streams
         size = levels[self.level].shape[2:4]
         maps = [resize(fuse(x), size) for fuse, x in zip(self.fuse, levels, strict=True)]
-        return [[x[t % x.shape[0]] for t in range(len(self.kinds))] for x in maps]
+        return [jnp.moveaxis(x, 0, -2) for x in maps]
 
     def chosen(self, levels: Sequence[jax.Array], *, key: jax.Array | None = None) -> jax.Array:
         """Averages the levels, ``[B, h, w, T, C]`` each, by softmax weights of place and task."""
-        x = self.join(each(jnp.concatenate(levels, -1)))
+        x = self.join(jnp.concatenate(levels, -1))
         votes = self.vote(each(gelu(self.join_norm(x, key=key))))
         weights = jax.nn.softmax(widen(votes), -1).astype(x.dtype)
         return sum(weights[..., i : i + 1] * level for i, level in enumerate(levels))

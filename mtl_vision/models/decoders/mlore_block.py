@@ -71,6 +71,28 @@ def balance(gates: jax.Array) -> jax.Array:
     return mean.var(ddof=1) / jnp.square(mean.mean())
 
 
+class TaskLinear(nnx.Module):
+    """``x_t W_t + b_t``: ``[..., T or 1, C]`` -> ``[..., T, D]``, one product for all tasks.
+
+    Against one product a task it compiles in half the time, and is no slower (CPU).
+    """
+
+    def __init__(self, tasks: int, d_in: int, d_out: int, *, dtype: Dtype, rngs: nnx.Rngs):
+        init = torch_uniform(d_in)
+        self.kernel = TaskParam(init(rngs.params(), (tasks, d_in, d_out), jnp.float32))
+        self.bias = TaskParam(init(rngs.params(), (tasks, d_out), jnp.float32))
+        self.dtype = dtype
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        dtype = compute_type(self.dtype, self.kernel)
+        x, kernel = x.astype(dtype), self.kernel.astype(dtype)
+        if x.shape[-2] == 1:
+            y = jnp.einsum("...c,tcd->...td", x[..., 0, :], kernel)
+        else:
+            y = jnp.einsum("...tc,tcd->...td", x, kernel)
+        return y + expand(self.bias.astype(dtype), y.ndim)
+
+
 class TaskLayerNorm(nnx.Module):
     """LayerNorm with a scale and a bias per task: ``[..., T, C]``."""
 
@@ -108,25 +130,24 @@ class Router(nnx.Module):
         rngs: nnx.Rngs,
     ):
         quarter, places = channels // 4, torch_uniform(grid[0] * grid[1])
-        make = dict(bias=True, own=True, dtype=dtype, rngs=rngs)
-        self.near_in = TaskConv(tasks, channels, quarter, 1, **make)
+        make = dict(dtype=dtype, rngs=rngs)
+        self.near_in = TaskLinear(tasks, channels, quarter, **make)
         self.near_norm = TaskLayerNorm(tasks, quarter, dtype=dtype)
-        self.near_out = TaskConv(tasks, quarter, quarter, 1, **make)
+        self.near_out = TaskLinear(tasks, quarter, quarter, **make)
         self.places = TaskParam(places(rngs.params(), (tasks, *grid), jnp.float32))
         self.places_bias = TaskParam(places(rngs.params(), (tasks,), jnp.float32))
         self.far_norm = TaskLayerNorm(tasks, channels, dtype=dtype)
-        self.far_out = TaskConv(tasks, channels, quarter, 1, **make)
-        self.out = TaskConv(tasks, 2 * quarter, 2 * experts + 1, 1, **make)
+        self.far_out = TaskLinear(tasks, channels, quarter, **make)
+        self.out = TaskLinear(tasks, 2 * quarter, 2 * experts + 1, **make)
         self.top, self.select, self.dtype = top, select, dtype
 
     def __call__(self, x: jax.Array, noise: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
         """`noise` is standard normal, ``[B, T, E]``, or None in evaluation."""
-        near = gelu(self.near_norm(self.near_in(each(x))))
-        # The mean of a 1x1 convolution is the convolution of the mean.
-        near = self.near_out(each(widen(near).mean((1, 2))))
+        near = self.near_out(gelu(self.near_norm(self.near_in(x))))
+        near = widen(near).mean((1, 2)).astype(x.dtype)
         far = jnp.einsum("bhwtc,thw->btc", x, self._weights(x)) + self._bias(x)
-        far = self.far_out(each(gelu(self.far_norm(far))))
-        scores = widen(self.out(each(jnp.concatenate([near, far], -1))))
+        far = self.far_out(gelu(self.far_norm(far)))
+        scores = widen(self.out(jnp.concatenate([near, far], -1)))
         logits, scale, gain = jnp.split(scores, [scores.shape[-1] // 2, scores.shape[-1] - 1], -1)
         return route(logits, scale, noise, top=self.top, select=self.select), gain[..., 0]
 
@@ -197,35 +218,37 @@ class MoEBlock(nnx.Module):
         dtype: Dtype,
         rngs: nnx.Rngs,
     ):
-        make = dict(bias=True, own=True, dtype=dtype, rngs=rngs)
-        self.enter = TaskConv(tasks, channels, channels, 1, **make)
+        make = dict(dtype=dtype, rngs=rngs)
+        self.enter = TaskLinear(tasks, channels, channels, **make)
         self.router = router
-        self.experts = Experts(channels, ranks, dtype=dtype, rngs=rngs)
+        self.experts = Experts(channels, ranks, **make)
         self.experts_norm = BatchNorm(channels, tasks=tasks, dtype=dtype)
-        self.task_down = _zero_bias(TaskConv(tasks, channels, task_rank, 3, **make))
-        self.task_up = _zero_bias(TaskConv(tasks, task_rank, channels, 1, **make))
-        self.shared = Conv(channels, channels, 3, dtype=dtype, rngs=rngs)
+        self.task_down = _zero_bias(
+            TaskConv(tasks, channels, task_rank, 3, bias=True, own=True, **make)
+        )
+        self.task_up = _zero_bias(TaskLinear(tasks, task_rank, channels, **make))
+        self.shared = Conv(channels, channels, 3, **make)
         self.norm = BatchNorm(channels, tasks=tasks, dtype=dtype)
-        self.leave = TaskConv(tasks, channels, channels, 1, **make)
+        self.leave = TaskLinear(tasks, channels, channels, **make)
 
     def __call__(
         self,
-        maps: Sequence[jax.Array],
+        x: jax.Array,
         *,
         noise: jax.Array | None = None,
         key: jax.Array | None = None,
     ) -> tuple[jax.Array, jax.Array]:
-        """`maps` are ``[B, h, w, C]`` per task; `noise` of the router is ``[B, T, E]`` or None."""
-        z = self.enter(maps)
+        """`x` is ``[B, h, w, T or 1, C]``; `noise` of the router is ``[B, T, E]`` or None."""
+        z = self.enter(x)
         gates, gain = self.router(z, noise)
         # One convolution for all tasks: their axis joins the batch, behind it, where it may be cut.
         folded = jnp.moveaxis(z, -2, 1)
         y = jnp.moveaxis(self.experts(folded, gates), 1, -2)
         y = self.experts_norm(y, key=key)
-        own = self.task_up(each(self.task_down(each(z))))
+        own = self.task_up(self.task_down(each(z)))
         y = y + own * gain.astype(own.dtype)[:, None, None, :, None]
         y = y + jnp.moveaxis(self.shared(jax.lax.stop_gradient(folded)), 1, -2)
-        return self.leave(each(gelu(self.norm(y, key=key)))), gates
+        return self.leave(gelu(self.norm(y, key=key))), gates
 
     def merged(self) -> nnx.Module:
         """Returns the block for inference with one convolution per image and task."""

@@ -1,12 +1,9 @@
 """The block of MLoRE, re-parameterised for inference."""
 
-from collections.abc import Sequence
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from mtl_vision.models.decoders.task_maps import each
 from mtl_vision.models.layers import gelu
 
 
@@ -29,7 +26,7 @@ class MergedBlock(nnx.Module):
         kernels, biases = block.experts.products()
         self.experts, self.experts_bias = nnx.Param(kernels), nnx.Param(biases)
         self.gain = nnx.Param(inner * outer)
-        up, gain = block.task_up.kernel[:, 0, 0], outer[:, None, None, None]
+        up, gain = block.task_up.kernel[...], outer[:, None, None, None]
         own = jnp.einsum("tijcr,trd->tijcd", block.task_down.kernel[...], up)
         own_bias = jnp.einsum("tr,trd->td", block.task_down.bias[...], up)
         self.own = nnx.Param(own * gain)
@@ -40,17 +37,17 @@ class MergedBlock(nnx.Module):
 
     def __call__(
         self,
-        maps: Sequence[jax.Array],
+        x: jax.Array,
         *,
         noise: jax.Array | None = None,
         key: jax.Array | None = None,
     ) -> tuple[jax.Array, jax.Array]:
         """As `MoEBlock` without a key, which is not used."""
         del key
-        z = self.enter(maps)
+        z = self.enter(x)
         gates, gain = self.router(z, noise)
         y = jnp.moveaxis(_conv_each(jnp.moveaxis(z, -2, 1), *self._kernels(gates, gain, z)), 1, -2)
-        return self.leave(each(gelu(y))), gates
+        return self.leave(gelu(y)), gates
 
     def merged(self) -> nnx.Module:
         """Returns itself."""
