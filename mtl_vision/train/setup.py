@@ -1,5 +1,6 @@
 """The compiled parts of a run, made from what `build` gives."""
 
+import dataclasses
 import pathlib
 from collections.abc import Callable
 from functools import partial
@@ -7,9 +8,11 @@ from typing import Any
 
 import jax
 
-from mtl_vision import build, optim
+from mtl_vision import build, optim, rules
 from mtl_vision.config import Config
 from mtl_vision.errors import DataError
+from mtl_vision.models import mtl
+from mtl_vision.models.adapters.ditask import factorize
 from mtl_vision.optim.methods import HELD
 from mtl_vision.train import checkpoint
 from mtl_vision.train.checkpoint import Checkpoints
@@ -105,7 +108,19 @@ def first_state(cfg: Config, saved: Checkpoints, made: Start, say: Say) -> Train
         for what, paths in unmatched._asdict().items():
             for path in paths:
                 say(f"{cfg.init_from}: {what} {path}")
+        state = refreshed(made, state)
     return state
+
+
+def refreshed(made: Start, state: TrainState) -> TrainState:
+    """Returns the state with what adapters derive from the weights they wrap derived again."""
+    if not any(path.endswith("/sigma") for path in rules.flatten(state.frozen)):
+        return state
+    model = mtl.merge(made.graphdef, state.trainable, state.frozen, state.stats)
+    factorize(model)
+    trains = rules.flatten(state.trainable)
+    _, _, frozen, _ = mtl.split(model, {path: path in trains for path in mtl.parameters(model)})
+    return dataclasses.replace(state, frozen=jax.device_put(frozen, made.shardings.frozen))
 
 
 def saved_state(workdir: pathlib.Path, like: TrainState, step: int | None) -> TrainState:

@@ -17,6 +17,8 @@ from mtl_vision.train.checkpoint import FROZEN
 from mtl_vision.train.integrity import Table
 from mtl_vision.train.state import TrainState
 
+WRAPS = ("linear", "block")  # attributes under which adapters keep what they wrap
+
 
 class Unmatched(NamedTuple):
     """Paths of the model that nothing was loaded for, and saved paths that were not used."""
@@ -39,7 +41,8 @@ def init_from(
     """Takes over what another run's newest whole checkpoint has under the same paths.
 
     The other run may have other tasks and may train other parameters; where it keeps a moving
-    average, that is taken. Step, key and optimizer of `state` stay.
+    average, that is taken. Step, key and optimizer of `state` stay. A layer that adapters wrap here
+    and not there takes what the bare layer has there.
 
     Args:
       folder: of the other run's checkpoints.
@@ -63,18 +66,24 @@ def bare(path: str) -> str:
     return path if group == "stats" else rest
 
 
+def unwrapped(path: str) -> str:
+    """``qkv/linear/kernel`` -> ``qkv/kernel``: the path before adapters wrapped the layer."""
+    return "/".join(key for key in path.split("/") if key not in WRAPS)
+
+
 def _take(
     folder: pathlib.Path, step: int, state: TrainState, skip: Sequence[str]
 ) -> tuple[TrainState, Unmatched]:
     origin, tables = _sources(folder, step)
     mine = checkpoint.flat(state, ("trainable", FROZEN, "stats"))
     kept = [p for p in mine if any(re.fullmatch(pattern, bare(p)) for pattern in skip)]
-    taken = {p: origin[bare(p)] for p in mine if bare(p) in origin and p not in kept}
+    names = {p: next((n for n in (bare(p), unwrapped(bare(p))) if n in origin), "") for p in mine}
+    taken = {p: origin[name] for p, name in names.items() if name and p not in kept}
     _check(folder, mine, taken, tables)
     state = checkpoint.filled(state, _read(mine, taken, tables))
     if state.ema:
         state = dataclasses.replace(state, ema=jax.tree.map(jnp.copy, state.trainable))
-    used = {bare(p) for p in taken}
+    used = {names[p] for p in taken}
     missing = [bare(p) for p in mine if p not in taken]
     return state, Unmatched(missing, [p for p in origin if p not in used])
 
