@@ -1,12 +1,30 @@
 """Convolutions and pooling of channels-last maps, each in its fastest form."""
 
+import contextlib
+import contextvars
+from collections.abc import Iterator
+
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
-# The scope of products that together are a depthwise convolution.
-DEPTHWISE = "depthwise"
+_PLAIN = contextvars.ContextVar("plain", default=False)
+
+
+@contextlib.contextmanager
+def plain() -> Iterator[None]:
+    """Inside, layers are traced in the form that papers write and count, not in a faster one."""
+    token = _PLAIN.set(True)
+    try:
+        yield
+    finally:
+        _PLAIN.reset(token)
+
+
+def is_plain() -> bool:
+    """Says whether this is inside `plain`."""
+    return _PLAIN.get()
 
 
 def pad_to(x: jax.Array, multiple: int) -> jax.Array:
@@ -35,7 +53,7 @@ def conv(
         return _patches(x, kernel)
     *lead, height, width, channels = x.shape
     folded = x.reshape(-1, height, width, channels)
-    if groups == channels == d_out and jax.default_backend() == "cpu":
+    if groups == channels == d_out and jax.default_backend() == "cpu" and not is_plain():
         y = _depthwise(folded, kernel, stride, padding, dilation)
     else:
         y = lax.conv_general_dilated(
@@ -60,7 +78,6 @@ def _patches(x, kernel):
     return x @ kernel.reshape(-1, d_out)
 
 
-@jax.named_scope(DEPTHWISE)
 def _depthwise(x, kernel, stride, padding, dilation):
     """Shifted multiply-adds: XLA's grouped convolution is about 20 times slower on CPU."""
     size = kernel.shape[0]

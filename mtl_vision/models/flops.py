@@ -12,13 +12,14 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from mtl_vision.models.convolution import DEPTHWISE
+from mtl_vision.models.convolution import plain
 from mtl_vision.models.resize import INTERPOLATION
 
 RULE = (
     "Multiply-adds of one image in evaluation, each counted once: products of matrices and\n"
-    "convolutions, with their padding and without the zeros inside a transposed one. Norms,\n"
-    "activations, pooling, softmax and the interpolation of maps count nothing."
+    "convolutions, with their padding and without the zeros inside a transposed one, in the form\n"
+    "that papers write also where a faster one runs. Norms, activations, pooling, softmax and the\n"
+    "interpolation of maps count nothing."
 )
 
 
@@ -59,7 +60,8 @@ def multiply_adds(function: Callable[..., Any], *args: Any) -> dict[str, int]:
       without `named_calls`.
     """
     found: Counter[str] = Counter()
-    _count(jax.make_jaxpr(function)(*args).jaxpr, "", 1, found)
+    with plain():
+        _count(jax.make_jaxpr(function)(*args).jaxpr, "", 1, found)
     return dict(found)
 
 
@@ -73,9 +75,7 @@ def _count(jaxpr, scope, times, found):
         for body in inner:
             _count(body, here, times * REPEATED.get(name, lambda _: 1)(eqn), found)
         if not inner and not re.search(rf"\b{INTERPOLATION}\b", here):
-            # On CPU a depthwise convolution is written as products of shifted maps.
-            shifted = name == "mul" and re.search(rf"\b{DEPTHWISE}\b", here)
-            if count := _size(eqn) if shifted else COUNTED.get(name, lambda _: 0)(eqn):
+            if count := COUNTED.get(name, lambda _: 0)(eqn):
                 found[_component(here)] += times * count
 
 

@@ -75,9 +75,9 @@ def _task(t: int, kind: str, number: int) -> list[Rule]:
         Rule(rf"{one}\.1\.conv\.weight", "preliminary/feature/conv/kernel", conv),
         Rule(rf"{up}\.1\.weight", r"stages/\1/up1/conv/kernel", conv),
         Rule(rf"{up}\.4\.weight", r"stages/\1/up2/conv/kernel", conv),
-        *torch_convs(rf"invpt\.redu_chan\.(\d)\.{number}", r"stages/\1/widen"),
-        *torch_convs(rf"{project}\.0", "mix"),
-        *torch_batch_norms(rf"{project}\.1", "mix_norm"),
+        *torch_convs(rf"invpt\.redu_chan\.(\d)\.{number}", r"mix/widen/\1"),
+        *torch_convs(rf"{project}\.0", "mix/conv"),
+        *torch_batch_norms(rf"{project}\.1", "mix/norm"),
     ]
     beside = [  # tasks next to each other as channels
         *torch_batch_norms(rf"{one}\.0\.bn1", "preliminary/hidden/norm"),

@@ -11,7 +11,7 @@ from flax import nnx
 
 from mtl_vision import rules
 from mtl_vision.errors import ConfigError
-from mtl_vision.models import flops, mtl
+from mtl_vision.models import convolution, flops, mtl
 from mtl_vision.models.backbones import BACKBONES
 from mtl_vision.models.decoders import DECODERS
 from mtl_vision.models.decoders.invpt import taps_of
@@ -114,7 +114,7 @@ def rows():
 def test_a_tasks_own_parameters_are_reached_by_its_loss_only():
     grads, _, owners = rows()
     own = {path: owner for path, owner in owners.items() if "/pascal/" in path}
-    assert {path.split("/")[2] for path in own} == {"stages", "mix", "mix_norm", "predict"}
+    assert {path.split("/")[2] for path in own} == {"stages", "mix", "predict"}
     tasks = [f"pascal/{kind}" for kind in OUTPUTS["pascal"]]
     for path, (names, axis) in own.items():
         for t, task in enumerate(tasks):
@@ -149,11 +149,13 @@ def test_streams_take_the_place_of_the_trunk_and_see_each_other():
         return mtl.merge(graphdef, params, {}, stats)(trunk, streams, dataset="pascal")
 
     copies = [jnp.stack([x, x]) for x in trunk]
-    expected, actual = run(params, trunk, None), run(params, None, copies)
+    with convolution.plain():  # as papers write it, and count it
+        expected = run(params, trunk, None)
+    actual = run(params, None, copies)
     other = run(params, None, [x.at[1].add(1.0) for x in copies])
     for kind, y in expected.items():
-        np.testing.assert_allclose(actual[kind], y, atol=1e-5)
-        assert np.abs(other[kind] - y).max() > 1e-4
+        np.testing.assert_allclose(actual[kind], y, atol=5e-5 * np.abs(y).max())
+        assert np.abs(other[kind] - y).max() > 1e-3 * np.abs(y).max()
 
 
 @pytest.mark.parametrize(

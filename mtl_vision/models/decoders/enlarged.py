@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mtl_vision.models.resize import matrix
+from mtl_vision.models import convolution
+from mtl_vision.models.resize import matrix, resize
 
 
 @functools.lru_cache(maxsize=64)
@@ -32,6 +33,8 @@ def enlarged_conv(x: jax.Array, kernel: jax.Array, factor: int) -> jax.Array:
     Returns: ``[..., factor * h, factor * w, D]``.
     """
     *_, h, w, _ = x.shape
+    if convolution.is_plain():
+        return convolution.conv(resize(x, (factor * h, factor * w)), kernel, padding=1)
     rows, columns = (jnp.asarray(_taps(size, factor), x.dtype) for size in (h, w))
     y = jnp.einsum("...hwc,ijcd->...hwjid", x, kernel)
     y = jnp.einsum("Xwj,...hwjid->...hiXd", columns, y)

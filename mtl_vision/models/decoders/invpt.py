@@ -12,19 +12,21 @@ from flax import nnx
 
 from mtl_vision.errors import ConfigError
 from mtl_vision.models.decoders.invpt_attention import HEADS, AttentionBlock
+from mtl_vision.models.decoders.invpt_mix import STAGES, Mix
 from mtl_vision.models.decoders.per_task import Outputs, check_dataset
 from mtl_vision.models.decoders.task_maps import (
     Deconv,
     JointNorm,
-    TaskConv,
     TaskConvNorm,
     each,
     resize_tasks,
 )
-from mtl_vision.models.layers import NORMAL, BatchNorm, Conv, Dtype, Identity
+from mtl_vision.models.layers import (
+    Conv,
+    Dtype,
+    Identity,
+)
 from mtl_vision.models.resize import resize
-
-STAGES = 3
 
 
 class Preliminary(nnx.Module):
@@ -69,9 +71,6 @@ class Stage(nnx.Module):
         self.up2 = TaskConvNorm(tasks, d_out, d_out, dilation=2, **make) if index else Identity()
         self.block = AttentionBlock(tasks, d_out, pool=2 ** (index + 1), fuse=index > 0, **make)
         self.norm = JointNorm(tasks, d_out, dtype=dtype)
-        # To the common width, where a stage does not have it.
-        one = dict(bias=True, own=True, **make)
-        self.widen = TaskConv(tasks, d_out, width, 1, **one) if index else Identity()
         self.first = index == 0
 
     def __call__(
@@ -82,7 +81,7 @@ class Stage(nnx.Module):
         *,
         key: jax.Array | None = None,
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Returns what the next stage takes, the attention's scores, and ``[B, h, w, T, width]``.
+        """Returns what the next stage takes, the attention's scores, and the same map normalised.
 
         `skip` is ``[B, 2h, 2w, T or 1, C/2]``.
         """
@@ -90,8 +89,7 @@ class Stage(nnx.Module):
             x = resize_tasks(x, skip.shape[1:3])
             x = self.up2(each(self.up1(each(x), key=key)), key=key) + skip
         x, scores = self.block(x, scores, key=key)
-        y = self.norm(x)
-        return x, scores, y if self.first else self.widen(each(y))
+        return x, scores, self.norm(x)
 
 
 class InvPTHeads(nnx.Module):
@@ -117,8 +115,7 @@ class InvPTHeads(nnx.Module):
             layer = Deconv if doubles else lambda *sizes, **make: Conv(*sizes, 3, **make)
             self.skips.append(layer(channels[tap], out >> i, **make))
         self.stages = nnx.List([Stage(tasks, i, out, **make) for i in range(STAGES)])
-        self.mix = TaskConv(tasks, out, out, 3, bias=True, own=True, init=NORMAL, **make)
-        self.mix_norm = BatchNorm(out, tasks=tasks, dtype=dtype)
+        self.mix = Mix(tasks, out, **make)
         self.predict = nnx.Dict({kind: Conv(out, k, 1, **make) for kind, k in kinds.items()})
         self.kinds, self.stride = tuple(kinds), strides[-1]
 
@@ -134,12 +131,12 @@ class InvPTHeads(nnx.Module):
         last = resize(levels[-1], (h, w))
         maps = [last[t % last.shape[0]] for t in range(len(self.kinds))]
         x, between = self.preliminary(maps, key=key)
-        total, scores = 0.0, None
+        found, scores = [], None
         for i, stage in enumerate(self.stages):
             skip = self._skip(levels, i, (h << i, w << i)) if i else None
             x, scores, y = stage(x, skip, scores, key=key)
-            total += resize_tasks(y, (h << STAGES, w << STAGES))
-        y = jax.nn.relu(self.mix_norm(self.mix(each(total)), key=key))
+            found.append(y)
+        y = self.mix(found, key=key)
         out = {kind: self.predict[kind](x) for kind, x in zip(self.kinds, each(y), strict=True)}
         if key is None:
             return out
