@@ -23,7 +23,8 @@ def records(kind: str) -> list[pathlib.Path]:
 
 def family(name: str) -> list[pathlib.Path]:
     """Returns every record ``<name>_<data set>_<letter>.npz``; there must be one."""
-    found = [f for f in sorted(FOLDER.glob(f"{name}_*.npz")) if f.stem.count("_") == 2]
+    depth = name.count("_") + 2
+    found = [f for f in sorted(FOLDER.glob(f"{name}_*.npz")) if f.stem.count("_") == depth]
     assert found, f"no record of family {name!r} in {FOLDER}"
     return found
 

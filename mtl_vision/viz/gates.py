@@ -1,0 +1,47 @@
+"""Gates of a mixture of experts as one picture: what every task takes, tap by tap."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from mtl_vision.viz.colors import signed
+
+WIDTH, HEIGHT, GAP, LINE = 62, 28, 6, 18
+
+
+def gate_map(gates: np.ndarray, tasks: Sequence[str], entries: Sequence[str]) -> np.ndarray:
+    """Draws a block of rows per tap, a row per task: the bluer a cell, the larger the gate.
+
+    Args:
+      gates: ``[T, L, n]`` in 0..1, for L taps.
+      tasks: their names, T.
+      entries: what is gated, n names such as ``expert 1`` and ``memory``.
+
+    Returns: ``[H, W, 3]`` uint8.
+    """
+    T, L, n = gates.shape
+    font = ImageFont.load_default(13)
+    left = 2 * GAP + max(round(font.getlength(name)) for name in tasks)
+    top, block = GAP + LINE, T * HEIGHT + 2 * GAP
+    canvas = Image.new("RGB", (left + n * WIDTH + LINE + 3 * GAP, top + L * block), "white")
+    draw = ImageDraw.Draw(canvas)
+
+    def write(x: float, y: float, text: str, anchor: str, ink: str = "black") -> None:
+        draw.text((x, y), text, fill=ink, font=font, anchor=anchor)
+
+    colors = signed(gates)
+    write(left + n * WIDTH + GAP, GAP, "tap", "la")
+    for k, name in enumerate(entries):
+        write(left + (k + 0.5) * WIDTH, GAP, name, "ma")
+    for tap in range(L):
+        write(left + n * WIDTH + GAP, top + tap * block + T * HEIGHT / 2, str(tap + 1), "lm")
+        for t, name in enumerate(tasks):
+            y = top + tap * block + t * HEIGHT
+            write(left - GAP, y + HEIGHT / 2, name, "rm")
+            for k, gate in enumerate(gates[t, tap]):
+                x, fill = left + k * WIDTH, tuple(colors[t, tap, k].tolist())
+                draw.rectangle((x, y, x + WIDTH - 1, y + HEIGHT - 1), fill=fill)
+                ink = "white" if gate > 0.6 else "black"
+                write(x + WIDTH / 2, y + HEIGHT / 2, f"{gate:.2f}", "mm", ink)
+    return np.asarray(canvas)
