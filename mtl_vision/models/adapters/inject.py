@@ -25,34 +25,37 @@ class Place(NamedTuple):
     last: bool
 
 
-Edit = Callable[[Block, Place, nnx.Rngs], None]
+Edit = Callable[[Block, Place, nnx.Rngs], Block | None]
 
 
 def edit_blocks(backbone: Any, edit: Edit, *, rngs: nnx.Rngs) -> None:
-    """Calls ``edit(block, place, rngs)`` on all blocks in order; it changes them in place.
+    """Calls ``edit(block, place, rngs)`` on all blocks in order.
+
+    It changes them in place, or returns what stands in the place of a block from then on.
 
     Stacked blocks are edited under `jax.vmap`: `edit` sees one block, and what it adds gets the
     leading axis of the stack and starts differently in each.
 
     Args:
       backbone: Swin or ViT.
-      edit: replaces layers of a block, see `wrap`.
+      edit: replaces layers of a block, see `wrap`, or the whole.
       rngs: of the parameters.
     """
     if getattr(backbone, "scan", False):
         _edit_stacks(backbone, edit, rngs)
         return
-    for i, blocks in enumerate(stage_blocks(backbone)):
-        for j, block in enumerate(blocks):
-            edit(block, Place(i, j, j == len(blocks) - 1), rngs)
+    for i, (blocks, indices) in enumerate(_stages(backbone)):
+        for j in indices:
+            place = Place(i, j - indices.start, j == indices.stop - 1)
+            blocks[j] = _edited(blocks[j], edit, place, rngs)
 
 
-def stage_blocks(backbone: Any) -> list[Any]:
-    """Returns the blocks of every stage of a backbone that does not scan."""
+def _stages(backbone):
+    """Returns for every stage the list that holds its blocks, and where in it they are."""
     if hasattr(backbone, "stages"):
-        return [stage.blocks for stage in backbone.stages]
+        return [(stage.blocks, range(len(stage.blocks))) for stage in backbone.stages]
     cuts = zip((0, *backbone.taps), backbone.taps, strict=False)
-    return [backbone.blocks[start:stop] for start, stop in cuts]
+    return [(backbone.blocks, range(start, stop)) for start, stop in cuts]
 
 
 def _edit_stacks(backbone, edit, rngs):
@@ -60,17 +63,23 @@ def _edit_stacks(backbone, edit, rngs):
         count = 0
         if not isinstance(stack, Identity):
             count = jax.tree.leaves(stack)[0].shape[0]
-            backbone.segments[i] = _edited(stack, edit, Place(i, 0, False), count, rngs)
+            keys = jax.random.split(rngs.params(), count)
+            backbone.segments[i] = _edited_stack(stack, edit, Place(i, 0, False), keys)
         if len(backbone.tails):
-            edit(backbone.tails[i], Place(i, count, True), rngs)
+            place = Place(i, count, True)
+            backbone.tails[i] = _edited(backbone.tails[i], edit, place, rngs)
 
 
-def _edited(stack, edit, place, count, rngs):
+def _edited_stack(stack, edit, place, keys):
     def one(block, key):
-        edit(block, place, nnx.Rngs(params=key))
-        return block
+        return _edited(block, edit, place, nnx.Rngs(params=key))
 
-    return jax.vmap(one)(stack, jax.random.split(rngs.params(), count))
+    return jax.vmap(one)(stack, keys)
+
+
+def _edited(block, edit, place, rngs):
+    made = edit(block, place, rngs)
+    return block if made is None else made
 
 
 def wrap(module: nnx.Module, site: str, make: Callable[[nnx.Module], nnx.Module]) -> None:

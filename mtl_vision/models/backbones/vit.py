@@ -50,6 +50,23 @@ class Attention(nnx.Module):
         return self.proj(x, key=keys[1])
 
 
+class Tap(nnx.Module):
+    """What a tap reads: the map ``[S, B, h, w, C]`` of the patches, through `norm`."""
+
+    def __call__(
+        self,
+        x: jax.Array,
+        *,
+        index: int,
+        norm: nnx.Module,
+        grid: tuple[int, int],
+        key: jax.Array | None = None,
+    ) -> jax.Array:
+        del index, key
+        h, w = grid
+        return rearrange(norm(x)[:, :, -h * w :], "s b (h w) c -> s b h w c", h=h)
+
+
 class ViT(nnx.Module):
     """Image ``[B, H, W, 3]`` -> maps ``[S, B, h, w, C]`` after chosen blocks, the last normalised.
 
@@ -124,6 +141,7 @@ class ViT(nnx.Module):
             self.blocks = nnx.List([block(rngs) for _ in range(depth)])
         self.norm = LayerNorm(channels, eps=EPS, dtype=dtype)
         self.generate, self.entry, self.handover = Identity(), Identity(), Identity()
+        self.tap = Tap()
         self.shared, self.carried, self.tasks = 1, False, ()
         self.rates = drop_rates(drop_path, depth)
         self.grid, self.position_resize, self.scan, self.remat = grid, position_resize, scan, remat
@@ -157,8 +175,8 @@ class ViT(nnx.Module):
         for i, segment_key in enumerate(split(key, len(self.taps))):
             stop = self.taps[i]
             x = self._segment(self.handover(x) if i else x, i, start, stop, segment_key)
-            tokens = (x if stop < len(self.rates) else self.norm(x))[:, :, -h * w :]
-            out.append(rearrange(tokens, "s b (h w) c -> s b h w c", h=h))
+            norm = self.norm if stop == len(self.rates) else Identity()
+            out.append(self.tap(x, index=i, norm=norm, grid=(h, w), key=segment_key))
             start = stop
         return out
 
