@@ -20,7 +20,7 @@ from mtl_vision.errors import ConfigError, lookup
 from mtl_vision.models.adapters.inject import edit_blocks, merged, name_tasks, widths, wrap
 from mtl_vision.models.adapters.low_rank import LowRank, TaskLowRank
 from mtl_vision.models.adapters.options import Numbers, TaskNumbers, per_stage, per_task
-from mtl_vision.models.adapters.streams import SharedOnly
+from mtl_vision.models.adapters.streams import end_streams
 from mtl_vision.models.layers import (
     AdapterParam,
     Dtype,
@@ -279,7 +279,7 @@ def mtlora(
             wrap(block, "mlp", MTLoRAMlp)
 
     if own:
-        _end_streams(backbone)
+        end_streams(backbone, "mtlora", "put mtlora first")
     edit_blocks(backbone, edit, rngs=rngs)
     if plus:
         _wrap_merging(backbone, stages, rngs=rngs, **made)
@@ -293,18 +293,6 @@ def _branches(backbone, rank, scale, rate, task_rank, task_scale):
     for name, value in (("task_rank", task_rank), ("task_scale", task_scale)):
         columns.append(per_task(value, backbone.tasks, count, name))
     return [Branches(*row) for row in zip(*columns, strict=True)]
-
-
-def _end_streams(backbone):
-    if not backbone.shared:
-        raise ConfigError(
-            "config.adapter: mtlora needs the shared stream, which an adapter before it has "
-            "ended; put mtlora first."
-        )
-    if hasattr(backbone, "detach"):
-        backbone.detach()
-    if not backbone.carried:
-        backbone.handover = SharedOnly()
 
 
 def _wrap_merging(backbone, stages, **made):

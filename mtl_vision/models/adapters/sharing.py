@@ -15,7 +15,7 @@ from flax import nnx
 
 from mtl_vision.errors import ConfigError, lookup
 from mtl_vision.models.adapters.inject import Place, name_tasks
-from mtl_vision.models.adapters.streams import SharedOnly, open_streams, task_streams
+from mtl_vision.models.adapters.streams import end_streams, open_streams, task_streams
 from mtl_vision.models.layers import Identity
 
 SHARES = ("all", "last", "none")
@@ -57,14 +57,16 @@ def share_streams(backbone: Any, tasks: int | tuple[str, ...], share: str) -> Ow
       attention. Without a place the layer is outside of the blocks.
 
     Raises:
-      ConfigError: an unknown `share`, or a backbone whose shared stream has ended.
+      ConfigError: an unknown `share`, a backbone whose shared stream has ended, or an adapter
+        before that makes streams of its own kind.
     """
     lookup(dict.fromkeys(SHARES), share, "adapter.share")
     name_tasks(backbone, tasks)
     if share == "none":
         open_streams(backbone, trunk=False)
     elif share == "last":
-        end_streams(backbone)
+        remedy = "put it first, or use share='none'"
+        end_streams(backbone, "an adapter with share='last'", remedy)
     count, shared = len(backbone.tasks), backbone.shared
 
     def owned(place: Place | None = None, late: bool = False) -> Owners:
@@ -74,23 +76,6 @@ def share_streams(backbone: Any, tasks: int | tuple[str, ...], share: str) -> Ow
         return Owners(True, count if last else 0, shared, backbone.carried)
 
     return owned
-
-
-def end_streams(backbone: Any) -> None:
-    """Lets the task streams that open in the last block of a stage end with it, in place.
-
-    Raises:
-      ConfigError: an adapter before has ended the shared stream.
-    """
-    if not backbone.shared:
-        raise ConfigError(
-            "config.adapter: this adapter needs the shared stream, which one before it has ended; "
-            "put it first, or use share='none'."
-        )
-    if hasattr(backbone, "detach"):
-        backbone.detach()
-    if not backbone.carried:
-        backbone.handover = SharedOnly()
 
 
 def per_stream(

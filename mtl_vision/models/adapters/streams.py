@@ -4,6 +4,7 @@ S is 1 until a layer opens task streams, then `shared` + T: the shared stream fi
 one stream per task after it.
 """
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,8 @@ from flax import nnx
 
 from mtl_vision.errors import ConfigError, nearest
 from mtl_vision.models.layers import Identity, TaskParam
+
+BY_DATASET = "by_dataset"  # in the paths below a `ByDataset`
 
 
 class SharedOnly(nnx.Module):
@@ -24,18 +27,53 @@ class SharedOnly(nnx.Module):
 
 
 class Open(nnx.Module):
-    """An entry that opens the task streams, as copies: ``[1, B, ..., C]`` -> ``[S, B, ..., C]``."""
+    """An entry that opens the task streams, as copies: ``[1, B, ..., C]`` -> ``[S, B, ..., C]``.
 
-    def __init__(self, tasks: tuple[str, ...], shared: int):
-        self.tasks, self.shared = tasks, shared
+    What was the entry before, `entry`, acts on the one stream.
+    """
+
+    def __init__(self, entry: nnx.Module, tasks: tuple[str, ...], shared: int):
+        self.entry, self.tasks, self.shared = entry, tasks, shared
 
     def __call__(self, x: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
-        del key
+        x = self.entry(x, key=key)
         return jnp.broadcast_to(x, (self.shared + len(self.tasks), *x.shape[1:]))
 
     def select(self, start: int, stop: int) -> None:
         """Narrows the tasks."""
         self.tasks = self.tasks[start:stop]
+
+
+def dataset_of(task: str) -> str:
+    """Returns the dataset of a task's name, ``all`` for a plain one."""
+    return task.rpartition("/")[0] or "all"
+
+
+class ByDataset(nnx.Module):
+    """One module per dataset, of which `select` chooses one.
+
+    A `TaskParam` inside has the tasks of its dataset alone. What is not a parameter, such as
+    running statistics, could not be in slices.
+
+    Args:
+      tasks: names; see `dataset_of`.
+      make: ``(dataset, number of its tasks) -> module``.
+    """
+
+    def __init__(self, tasks: tuple[str, ...], make: Callable[[str, int], nnx.Module]):
+        self.owners = tuple(map(dataset_of, tasks))
+        counts = Counter(self.owners)
+        self.by_dataset = nnx.Dict({name: make(name, count) for name, count in counts.items()})
+
+    @property
+    def chosen(self) -> nnx.Module:
+        """That of the dataset whose tasks the backbone serves."""
+        (dataset,) = set(self.owners)
+        return self.by_dataset[dataset]
+
+    def select(self, start: int, stop: int) -> None:
+        """Narrows the tasks."""
+        self.owners = self.owners[start:stop]
 
 
 def task_streams(x: jax.Array, shared: int, count: int) -> jax.Array:
@@ -63,14 +101,53 @@ def open_streams(backbone: Any, *, trunk: bool) -> None:
       backbone: its `tasks` are set.
       trunk: whether to keep the shared stream beside those of the tasks, as `backbone.shared`
         then says. It is kept anyway where an adapter before needs it.
+
+    Raises:
+      ConfigError: an adapter before makes streams of its own kind.
     """
+    check_handover(backbone)
     holders = [m for _, m in nnx.iter_modules(backbone) if hasattr(m, "carried")]
     backbone.shared = int(trunk or len(holders) > 1)
     backbone.handover = Identity()
     if getattr(backbone, "scan", False):
-        backbone.entry = Open(backbone.tasks, backbone.shared)
+        opened = [m for _, m in nnx.iter_modules(backbone.entry) if isinstance(m, Open)]
+        if opened:
+            opened[0].shared = backbone.shared
+        else:
+            backbone.entry = Open(backbone.entry, backbone.tasks, backbone.shared)
     for module in holders:
         module.carried = True
+
+
+def end_streams(backbone: Any, adapter: str, remedy: str) -> None:
+    """Lets the task streams that open in the last block of a stage end with it, in place.
+
+    Args:
+      backbone: Swin or ViT.
+      adapter, remedy: what the message calls the adapter, and what it says to do.
+
+    Raises:
+      ConfigError: an adapter before has ended the shared stream.
+    """
+    if not backbone.shared:
+        raise ConfigError(
+            f"config.adapter: {adapter} needs the shared stream, which an adapter before it has "
+            f"ended; {remedy}."
+        )
+    check_handover(backbone)
+    if hasattr(backbone, "detach"):
+        backbone.detach()
+    if not backbone.carried:
+        backbone.handover = SharedOnly()
+
+
+def check_handover(backbone: Any) -> None:
+    """Raises ConfigError if an adapter has put in a hand-over that no other may take out."""
+    if not isinstance(backbone.handover, Identity | SharedOnly):
+        raise ConfigError(
+            "config.adapter: an adapter before opens and ends the streams of tasks itself, as "
+            "task_prompter and tadformer do; use it without another that does."
+        )
 
 
 def task_axis(path: str) -> int:
@@ -93,9 +170,9 @@ def copy(module: Any, change: Callable[[str, Any], Any] = lambda path, variable:
 def select(backbone: Any, dataset: str) -> Any:
     """Returns the backbone for the tasks of one dataset.
 
-    It is a copy that shares all variables with `backbone`, but for a slice of every `TaskParam`.
-    A module that knows its tasks otherwise has a method ``select(start, stop)``, called on its
-    copy.
+    It is a copy that shares all variables with `backbone`, but for a slice of every `TaskParam`
+    outside of a `ByDataset`. A module that knows its tasks otherwise has a method
+    ``select(start, stop)``, called on its copy.
 
     Args:
       backbone: one whose `tasks` are names ``dataset/kind``, in the order of the task axis, or
@@ -119,7 +196,7 @@ def select(backbone: Any, dataset: str) -> Any:
 
 def _sliced(backbone: Any, start: int, stop: int) -> Any:
     def narrow(path, variable):
-        if not isinstance(variable, TaskParam):
+        if not isinstance(variable, TaskParam) or BY_DATASET in path.split("/"):
             return variable
         value = jax.lax.slice_in_dim(variable[...], start, stop, axis=task_axis(path))
         return variable.replace(value)
