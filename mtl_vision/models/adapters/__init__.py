@@ -14,7 +14,8 @@ To write one, ``adapters/<name>.py``:
 
 1. ``name_tasks(backbone, tasks)`` first: ``backbone.tasks`` are the names then.
 2. ``edit_blocks(backbone, edit, rngs=rngs)`` calls ``edit(block, place, rngs)`` on every block of
-   Swin and ViT, stacked ones under `jax.vmap`; `place` is (stage, index, last). In it
+   Swin and ViT, stacked ones under `jax.vmap`; `place` is (stage, index, last). What it returns,
+   if anything, takes the place of the block. In it
    ``wrap(block, "attn.qkv", make)`` puts ``make(layer)`` in a layer's place. Sites are
    ``attn.qkv attn.proj mlp.fc1 mlp.fc2``, ``attn`` and ``mlp`` as a whole, ``norm1 norm2``, and
    ``scale1 scale2``, which stand behind attention and MLP, before the residual sum. On Swin also
@@ -26,7 +27,8 @@ To write one, ``adapters/<name>.py``:
    joint model over several datasets share that axis in order; the forward pass for one dataset
    runs on a copy of the backbone where every `TaskParam` is sliced (`select`, in
    `MultiTask.encode`). So read T from the parameter and not from the constructor; a module with
-   other knowledge per task has a method ``select(start, stop)``.
+   other knowledge per task has a method ``select(start, stop)``. What cannot be sliced, such as
+   running statistics, is in a `ByDataset`.
 5. Task streams that run through the whole backbone are declared with ``open_streams(backbone,
    trunk=...)`` after the edit; a layer per task reads its input with ``task_streams(x,
    backbone.shared, T)`` and puts the shared stream back in front. Streams that end with a stage,
@@ -34,6 +36,7 @@ To write one, ``adapters/<name>.py``:
    before the edit, since S may not change inside a scan.
 6. ``backbone.generate`` is a slot for hypernetworks: ``generate(backbone) -> backbone`` runs once
    per forward pass and returns a copy with the weights it made in the layers: `generate.written`.
+   On a ViT, ``backbone.tap`` is a slot for what reads a map out of the tokens.
 7. An entry in `ADAPTERS`, and in `PATTERNS` what trains in the backbone, as regexes of paths below
    ``backbone/``.
 
@@ -68,6 +71,7 @@ from mtl_vision.models.adapters.polyhistor import (
 from mtl_vision.models.adapters.ssf import ssf
 from mtl_vision.models.adapters.tadformer import tadformer
 from mtl_vision.models.adapters.taps import taps
+from mtl_vision.models.adapters.task_prompter import task_prompter
 from mtl_vision.models.adapters.vpt import vpt
 from mtl_vision.models.layers import Dtype
 
@@ -94,6 +98,7 @@ ADAPTERS = {
     "palora": palora,
     "mhr": mhr,
     "taps": taps,
+    "task_prompter": task_prompter,
 }
 
 # What trains in the backbone, by adapter and as published: regexes of paths below ``backbone/``.
@@ -122,6 +127,7 @@ PATTERNS = {
     "palora": (".*palora.*",),
     "mhr": (".*lora.*", ".*skills.*"),
     "taps": (".*taps.*",),
+    "task_prompter": (".*",),
     "dora": (".*dora.*", *_SWIN, ".*merging/reduction/kernel"),
 }
 
@@ -165,5 +171,7 @@ def trainable(names: Sequence[str]) -> rules.Rules[bool]:
       ConfigError: an unknown name.
     """
     found = [p for name in names for p in lookup(PATTERNS, name, "adapter.name")]
+    if ".*" in found:
+        return ((".*", True),)
     chosen = "|".join(dict.fromkeys(found))
     return ((f"backbone/(?:{chosen})", True), ("backbone/.*", False), (".*", True))

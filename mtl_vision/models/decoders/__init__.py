@@ -1,6 +1,16 @@
 """Decoders by name: pyramids of a dataset -> ``{kind: [B, h', w', K]}``."""
 
-from mtl_vision.models.decoders import all_mlp, aspp, conv, hrnet, invpt, linear, mlore, task_expert
+from mtl_vision.models.decoders import (
+    all_mlp,
+    aspp,
+    conv,
+    hrnet,
+    invpt,
+    linear,
+    mlore,
+    task_expert,
+    task_prompter,
+)
 
 DECODERS = {
     "all_mlp": all_mlp.all_mlp,
@@ -11,4 +21,5 @@ DECODERS = {
     "linear": linear.linear,
     "mlore": mlore.mlore,
     "task_expert": task_expert.task_expert,
+    "task_prompter": task_prompter.task_prompter,
 }
