@@ -35,7 +35,7 @@ SMALL = {
         "swin": dict(rank=2, skills=2),
         "vit_scan": dict(rank=2, skills=2, heads=2, share="last"),
     },
-    "taps": {"swin": dict(rank=2), "vit_scan": dict(rank=0)},
+    "taps": {"swin": dict(rank=2, penalty=0.0), "vit_scan": dict(rank=0, penalty=0.0)},
     "dora": {
         "swin": dict(rank=3, task_rank={"semseg": 1, "normals": 2, "depth": 2}),
         "vit_scan": dict(rank=3, task_rank=2, share="none"),

@@ -15,8 +15,14 @@ from mtl_vision.models.adapters.ia3 import IA3Linear
 from mtl_vision.models.adapters.inject import merged
 from mtl_vision.models.adapters.mhr import Skills
 from mtl_vision.models.adapters.ssf import SSFLayer
-from mtl_vision.models.adapters.taps import TAPSLinear, active, indicator, penalty
-from mtl_vision.models.layers import LayerNorm, Linear
+from mtl_vision.models.adapters.taps import (
+    ScorePenalty,
+    TAPSLinear,
+    active,
+    indicator,
+    penalty,
+)
+from mtl_vision.models.layers import Identity, LayerNorm, Linear
 from tests.models.adapter_layers import (
     ALL,
     KEY,
@@ -182,6 +188,12 @@ def test_taps_penalty_is_the_mean_over_layers_and_active_ones_are_listed():
     found = {path: row.tolist() for path, row in active(layers).items()}
     first = [True, False, False]
     assert found == {"segments/x/0": first, "segments/x/1": first, "y": first}
+    slot = ScorePenalty(Identity(), weight=3.0, warmup=2)
+    written = []
+    for _ in range(3):
+        assert slot(layers) is layers
+        written.append(float(slot.penalty[...]))
+    agree(written, [0.0, 0.0, 0.6 + 0.05 + 0.3])
 
 
 FOLDED = {

@@ -1,7 +1,7 @@
 """TAPS: every task learns which layers to change (arXiv 2203.16708).
 
 A layer of task t has the weight ``W + 1[s_t >= 0.1] D_t``: a change D_t, and a score s_t that says
-whether it counts. The scores are kept small by `penalty`, to be added to the loss.
+whether it counts. The scores are kept small by a penalty, see `ScorePenalty`.
 """
 
 from typing import Any
@@ -10,12 +10,13 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from mtl_vision.errors import ConfigError
 from mtl_vision.models.adapters.inject import edit_blocks, merged, widths, wrap
 from mtl_vision.models.adapters.low_rank import TaskLowRank
 from mtl_vision.models.adapters.options import Numbers, per_stage
 from mtl_vision.models.adapters.sharing import Owners, foldable, share_streams
 from mtl_vision.models.adapters.streams import task_axis, task_streams
-from mtl_vision.models.layers import Dtype, TaskParam, compute_type
+from mtl_vision.models.layers import Dtype, Penalty, TaskParam, compute_type
 
 SITES = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
 THRESHOLD, START = 0.1, 0.15
@@ -84,11 +85,37 @@ class TAPSLinear(nnx.Module):
         return self.linear
 
 
+class ScorePenalty(nnx.Module):
+    """A slot `generate` that writes the loss that keeps the scores small, and changes nothing.
+
+    The loss is ``weight / L sum |s_t|`` over the L layers and the tasks of the pass.
+
+    Args:
+      generate: what was in the slot before.
+      weight: of the loss.
+      warmup: passes of training before it counts.
+    """
+
+    def __init__(self, generate: nnx.Module, *, weight: float, warmup: int):
+        self.generate, self.weight, self.warmup = generate, weight, warmup
+        self.penalty = Penalty(jnp.zeros((), jnp.float32))
+        self.passes = nnx.BatchStat(jnp.zeros((), jnp.float32))
+
+    def __call__(self, backbone: Any) -> Any:
+        if scores(backbone):  # none where all layers are folded
+            value = penalty(backbone, weight=self.weight).sum()
+            self.penalty[...] = jnp.where(self.passes[...] < self.warmup, 0.0, value)
+            self.passes[...] += 1
+        return self.generate(backbone)
+
+
 def taps(
     backbone: Any,
     *,
     tasks: int | tuple[str, ...],
     rank: Numbers = 4,
+    penalty: float = 1.0,
+    warmup: int = 0,
     dtype: Dtype = None,
     rngs: nnx.Rngs,
 ) -> Any:
@@ -102,14 +129,21 @@ def taps(
       backbone: Swin or ViT.
       tasks: their names, or their number, in order.
       rank: of the changes, 0 for full ones.
+      penalty: weight of the loss that keeps the scores small, 0 for none.
+      warmup: passes of training before that loss counts, one for each dataset, micro-batch and
+        gradient of a step; 2 epochs in the paper.
       dtype: compute type.
       rngs: of the parameters.
 
     Returns: the backbone.
 
     Raises:
-      ConfigError: ranks that do not fit stages or layers.
+      ConfigError: ranks that do not fit stages or layers, or a negative weight or warm-up.
     """
+    if min(penalty, warmup) < 0:
+        raise ConfigError(
+            f"config.adapter: penalty={penalty} and warmup={warmup} must be at least 0."
+        )
     owned = share_streams(backbone, tasks, "none")
     ranks = per_stage(rank, len(backbone.channels), "rank")
 
@@ -119,6 +153,9 @@ def taps(
             wrap(block, site, lambda x: TAPSLinear(x, owned(place), **made))
 
     edit_blocks(backbone, edit, rngs=rngs)
+    if penalty:
+        slot = dict(weight=penalty, warmup=warmup)
+        backbone.generate = ScorePenalty(backbone.generate, **slot)
     return backbone
 
 
@@ -138,10 +175,7 @@ def scores(backbone: Any) -> dict[str, jax.Array]:
 
 
 def penalty(backbone: Any, *, weight: float = 1.0) -> jax.Array:
-    """Returns ``weight / L sum |s_t|`` over the L layers, ``[T]``, to add to the tasks' losses.
-
-    The paper adds it after 2 epochs.
-    """
+    """Returns ``weight / L sum |s_t|`` over the L layers, ``[T]``."""
     rows = jnp.stack(list(scores(backbone).values()))
     return weight * jnp.abs(rows).mean(0)
 
