@@ -40,6 +40,14 @@ TRANSFORMER: rules.Rules[Specs] = (
     (r".*/(attn/proj|mlp/fc2)(/linear)?/kernel", ROW),
 )
 
+# Stacked experts, whole ones on every device.
+EXPERTS: rules.Rules[Specs] = (
+    (
+        r".*/experts/fc[12]/(kernel|bias)",
+        [P("tensor", None, "fsdp"), P("tensor", "fsdp"), P("tensor"), P(None, None, "fsdp"), P()],
+    ),
+)
+
 # Outputs of convolutions and linear layers over `fsdp`; what has one axis is not worth a gather.
 DEFAULT: rules.Rules[Specs] = (
     (".*", [P(None, None, None, "fsdp"), P(None, None, "fsdp"), P(None, "fsdp"), P()]),
@@ -47,6 +55,8 @@ DEFAULT: rules.Rules[Specs] = (
 
 # The first rules of a model with a backbone of this family; `shardings` puts DEFAULT behind.
 SHARDINGS: dict[str, rules.Rules[Specs]] = {"swin": TRANSFORMER, "vit": TRANSFORMER}
+# What adapters put before them.
+ADDED: dict[str, rules.Rules[Specs]] = {"m3vit": EXPERTS}
 
 
 def make_mesh(

@@ -18,6 +18,7 @@ from mtl_vision.models.layers import (
     Identity,
     LayerNorm,
     Linear,
+    Penalty,
     drop_path,
     gelu,
     split,
@@ -100,17 +101,23 @@ def run_blocks(
     each, whole = REMAT[remat]
 
     def step(block, rate, x, key):
-        return block(x, rate=rate, key=key)
+        return block(x, rate=rate, key=key), nnx.state(block, Penalty)
 
     if each:
         step = jax.checkpoint(step, static_argnums=(1,))
 
     def run(blocks, x, key):
+        written = []
         for block, rate, block_key in zip(blocks, rates, split(key, len(blocks)), strict=True):
-            x = step(block, rate, x, block_key)
-        return x
+            x, penalty = step(block, rate, x, block_key)
+            written.append(penalty)
+        return x, written
 
-    return (jax.checkpoint(run) if whole else run)(blocks, x, key)
+    x, written = (jax.checkpoint(run) if whole else run)(blocks, x, key)
+    # A checkpoint works on copies of the blocks.
+    for block, penalty in zip(blocks, written, strict=True):
+        nnx.update(block, penalty)
+    return x
 
 
 def scan_blocks(

@@ -59,6 +59,7 @@ from mtl_vision.models.adapters.hyperformer import hyperformer, hyperformer_v
 from mtl_vision.models.adapters.ia3 import ia3
 from mtl_vision.models.adapters.lora import lora
 from mtl_vision.models.adapters.low_rank_adapter import low_rank_adapter
+from mtl_vision.models.adapters.m3vit import m3vit
 from mtl_vision.models.adapters.mhr import mhr
 from mtl_vision.models.adapters.mtlora import mtlora
 from mtl_vision.models.adapters.palora import palora
@@ -98,6 +99,7 @@ ADAPTERS = {
     "palora": palora,
     "mhr": mhr,
     "taps": taps,
+    "m3vit": m3vit,
     "task_prompter": task_prompter,
 }
 
@@ -127,6 +129,7 @@ PATTERNS = {
     "palora": (".*palora.*",),
     "mhr": (".*lora.*", ".*skills.*"),
     "taps": (".*taps.*",),
+    "m3vit": (".*",),
     "task_prompter": (".*",),
     "dora": (".*dora.*", *_SWIN, ".*merging/reduction/kernel"),
 }

@@ -8,6 +8,7 @@ from mtl_vision.models.decoders import (
     invpt,
     linear,
     mlore,
+    pup,
     task_expert,
     task_prompter,
 )
@@ -20,6 +21,7 @@ DECODERS = {
     "invpt": invpt.invpt,
     "linear": linear.linear,
     "mlore": mlore.mlore,
+    "pup": pup.pup,
     "task_expert": task_expert.task_expert,
     "task_prompter": task_prompter.task_prompter,
 }
