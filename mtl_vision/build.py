@@ -81,7 +81,8 @@ def mesh(cfg: Config) -> jax.sharding.Mesh:
 
 def sharding_rules(cfg: Config) -> Any:
     """Returns the path rules that shard the parameters."""
-    return parallel.SHARDINGS[cfg.backbone.name.split("_")[0]]
+    added = (rule for one in cfg.adapter for rule in parallel.ADDED.get(one.name, ()))
+    return (*added, *parallel.SHARDINGS[cfg.backbone.name.split("_")[0]])
 
 
 def methods(cfg: Config) -> Methods:
