@@ -14,7 +14,7 @@ from flax import traverse_util
 
 from mtl_vision import rules
 from mtl_vision.errors import DataError
-from mtl_vision.models import released, released_invpt, released_mlore
+from mtl_vision.models import released, released_invpt, released_mlore, released_taskprompter
 from mtl_vision.models.convert import convert
 from mtl_vision.train import integrity
 from mtl_vision.train.state import TrainState
@@ -26,6 +26,7 @@ WHOLE = ("trainable", "frozen", "stats")
 RELEASED = (
     (r"(module\.)?multi_task_decoder\.invpt\..*", released_invpt.checkpoint),
     (r"(module\.)?backbone\.MLoRE_1\..*", released_mlore.checkpoint),
+    (r"(module\.)?backbone\.task_prompts", released_taskprompter.checkpoint),
 )
 # Paths that a released file may lack; they become zero.
 LACKING = f"{released.LACKING}|{released_mlore.LACKING}"
@@ -114,7 +115,8 @@ def load(path: pathlib.Path, state: TrainState, tasks: Sequence[str]) -> TrainSt
     Args:
       path: what `export` wrote, for a model with the same frozen parameters; or in any format of
         `read` a checkpoint, for one dataset, of scale-lab/MTLoRA with its hrnet heads, or with an
-        unscanned ViT of InvPT (prismformore/Multi-Task-Transformer) or MLoRE (YuqiYang213/MLoRE).
+        unscanned ViT of InvPT or TaskPrompter (prismformore/Multi-Task-Transformer) or of MLoRE
+        (YuqiYang213/MLoRE).
       state: of the model, at its start.
       tasks: their names, ``dataset/kind``, in the order of the model.
 

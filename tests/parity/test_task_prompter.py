@@ -17,6 +17,7 @@ from mtl_vision.models.backbones import BACKBONES
 from mtl_vision.models.convert import convert
 from mtl_vision.models.decoders import DECODERS
 from mtl_vision.models.resize import resize
+from mtl_vision.train import weights
 from tests.parity import networks, records
 
 DATASET = "d"
@@ -137,7 +138,7 @@ def measure(file):
 
 
 def _run(meta, arrays, graphdef, stats, params):
-    weights, kinds = meta["loss_weights"], kinds_of(meta)
+    factors, kinds = meta["loss_weights"], kinds_of(meta)
     image = jnp.asarray(np.moveaxis(arrays["input/image"], 1, -1), jnp.float64)
 
     def forward(params, key):
@@ -153,7 +154,7 @@ def _run(meta, arrays, graphdef, stats, params):
             }
         out = {kind: resize(y, image.shape[1:3]) for kind, y in logits.items()}
         found = losses_of(meta, arrays, out)
-        found["total"] = sum(weights[kind] * x for kind, x in found.items())
+        found["total"] = sum(factors[kind] * x for kind, x in found.items())
         return found["total"], dict(seen=seen, out=out, losses=found)
 
     modes = {}
@@ -226,6 +227,8 @@ def test_checkpoint_is_imported_whole_or_not_at_all(file):
     bare = rules.flatten(convert(records.group(arrays, "param"), table_of(meta), state))
     assert all(np.array_equal(found[path], x) for path, x in bare.items())
     assert sum(mtl.sizes(model).values()) == meta["counts"]["total"]
+    tables = [make for name, make in weights.RELEASED if any(re.fullmatch(name, n) for n in saved)]
+    assert tables == [released_taskprompter.checkpoint]
     kept = saved.pop("module.backbone.blocks.2.attn.token_trans1.bias")
     saved["module.backbone.cls_token"] = kept
     with pytest.raises(DataError) as raised:
