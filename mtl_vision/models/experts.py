@@ -97,16 +97,18 @@ class Experts(nnx.Module):
         """The chosen experts, in blocks."""
         (w1, b1), (w2, b2) = self.fc1.weights(), self.fc2.weights()
         (*_, D), K, E = x.shape, index.shape[-1], len(w1)
-        rows = index.reshape(index.shape[0] * index.shape[1], -1)  # [G, M], a group per image
+        # All streams of an image [B, M], so that a batch may lie over devices.
+        image_first = jnp.swapaxes(index, 0, 1)
+        rows = image_first.reshape(len(image_first), -1)
+        tokens = jnp.swapaxes(x, 0, 1).reshape(len(rows), -1, D)
         slot, source, owner = jax.vmap(lambda rows: plan(rows, E))(rows)
-        tokens = x.reshape(len(rows), -1, D)
         # Sources behind the last row are what fills up, and read zeros.
         blocks = jax.vmap(lambda x, i: x.at[i // K].get(mode="fill", fill_value=0))(tokens, source)
         blocks = blocks.reshape(*owner.shape, -1, D)
         y = gelu(by_block(blocks, w1, owner) + b1[owner][:, :, None])
         y = by_block(y, w2, owner) + b2[owner][:, :, None]
         y = jax.vmap(lambda y, slot: y[slot])(y.reshape(len(rows), -1, D), slot)
-        y = y.reshape(*index.shape, D)
+        y = jnp.swapaxes(y.reshape(*image_first.shape, D), 0, 1)
         return (y * weights[..., None]).sum(-2)
 
 

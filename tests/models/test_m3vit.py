@@ -1,7 +1,5 @@
 """M3ViT: sparse dispatch, gates, streams, one task alone, counts."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -83,14 +81,20 @@ def test_sorted_is_dense_however_uneven_the_gates(chosen):
 
 def test_one_token_by_hand():
     made, x, weights, index = tokens(None)
-    out = made.sorted(*(u[:, :1, :1] for u in (jnp.concatenate([x, x]), weights, index)))
-    expected = 0
-    for k in range(2):
-        e = index[1, 0, 0, k]
-        hidden = x[0, 0, 0] @ made.fc1.kernel[e] + made.fc1.bias[e]
-        y = jax.nn.gelu(hidden, approximate=False) @ made.fc2.kernel[e] + made.fc2.bias[e]
-        expected += weights[1, 0, 0, k] * y
-    np.testing.assert_allclose(out[1, 0, 0], expected, rtol=1e-5, atol=1e-6)
+    graphdef, state = nnx.split(made)
+
+    @jax.jit
+    def run(state):
+        made, x1 = nnx.merge(graphdef, state), x[:, :1, :1]
+        expected = 0.0
+        for k in range(2):
+            e = index[1, 0, 0, k]
+            hidden = x1[0, 0, 0] @ made.fc1.kernel[e] + made.fc1.bias[e]
+            y = jax.nn.gelu(hidden, approximate=False) @ made.fc2.kernel[e] + made.fc2.bias[e]
+            expected += weights[1, 0, 0, k] * y
+        return made(x1, weights[:, :1, :1], index[:, :1, :1])[1, 0, 0], expected
+
+    np.testing.assert_allclose(*run(state), rtol=1e-5, atol=1e-6)
 
 
 # Gates.
@@ -122,23 +126,25 @@ def test_load_under_noise_by_hand():
 # The whole model.
 
 
-def run(model, **options):
-    graphdef, state = nnx.split(model)
-    return jax.jit(lambda state: nnx.merge(graphdef, state)(IMAGE, **options))(state)
-
-
 def test_one_task_alone_is_the_task_in_the_whole():
-    model = make()
-    for dataset, kind in (("pascal", "edge"), ("nyud", "semseg")):
-        alone = for_task(model, dataset, kind)
-        (gate,) = [p for p in mtl.parameters(alone) if p.endswith("gate/kernel")]
-        assert mtl.parameters(alone)[gate].shape == (1, 8, 4)
-        assert [p for p in mtl.parameters(alone) if "heads" in p] == [
-            p for p in mtl.parameters(model) if f"heads/{dataset}/{kind}/" in p
-        ]
-        (found,) = run(alone, dataset=dataset).items()
-        assert found[0] == kind
-        np.testing.assert_allclose(found[1], run(model, dataset=dataset)[kind], atol=1e-6)
+    graphdef, state = nnx.split(make())
+
+    @jax.jit
+    def run(state):
+        model = nnx.merge(graphdef, state)
+        alone = for_task(model, "nyud", "semseg")
+        return model(IMAGE, dataset="nyud")["semseg"], alone(IMAGE, dataset="nyud")
+
+    whole, alone = run(state)
+    assert list(alone) == ["semseg"]
+    np.testing.assert_allclose(alone["semseg"], whole, atol=1e-6)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_one_task_alone_has_its_gate_and_its_head(task):
+    alone = mtl.parameters(mtl.abstract(lambda: for_task(make(), *task.split("/"))))
+    assert alone["backbone/blocks/1/mlp/gate/kernel"].shape == (1, 8, 4)
+    assert {p.rpartition("/predict")[0] for p in alone if "heads" in p} == {f"decoder/heads/{task}"}
 
 
 def test_a_task_alone_needs_heads_apart_and_a_head():
@@ -155,39 +161,46 @@ def test_gates_belong_to_tasks_and_experts_to_all():
     assert backbone == {"backbone/blocks/1/mlp/gate/kernel": (TASKS, 0)}
 
 
+def training(remat):
+    """The model, and ``parameters -> (loss, (features, penalty))`` of a training pass."""
+    model = make({"noise": 1.0, "balance": 0.3}, remat=remat)
+    graphdef, params, _, stats = mtl.split(model, dict.fromkeys(mtl.parameters(model), True))
+
+    def loss(params, image=IMAGE):
+        merged = mtl.merge(graphdef, params, {}, stats)
+        (x,) = merged.encode(image, dataset="nyud", key=KEY)
+        (penalty,) = jax.tree.leaves(mtl.statistics(merged))
+        return penalty + jnp.square(x).sum(), (x, penalty)
+
+    return params, loss
+
+
 @pytest.fixture(scope="module")
 def trained():
-    """Features, penalty and gradient of a training pass, by `remat`."""
-
-    def of(remat, options=None):
-        model = make({"noise": 1.0, "balance": 0.3, **(options or {})}, remat=remat)
-        graphdef, *trees = mtl.split(model, dict.fromkeys(mtl.parameters(model), True))
-
-        def loss(params):
-            merged = mtl.merge(graphdef, params, *trees[1:])
-            (x,) = merged.encode(IMAGE, dataset="nyud", key=KEY)
-            (penalty,) = jax.tree.leaves(mtl.statistics(merged))
-            return penalty + jnp.square(x).sum(), (x, penalty)
-
-        run = jax.jit(jax.value_and_grad(loss, has_aux=True))
-        (_, found), grads = run(trees[0])
-        return *found, rules.flatten(grads)
-
-    return functools.cache(of)
+    """Features, penalty, and gradients by path."""
+    params, loss = training("none")
+    (_, found), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+    assert found[0].shape == (2, 2, 2, 2, 8) and found[1] > 0
+    return *found, rules.flatten(grads)
 
 
 @pytest.mark.parametrize("remat", ["block", "stage"])
 def test_the_balance_comes_out_of_what_is_computed_again(trained, remat):
-    (x, penalty, grads), other = trained("none"), trained(remat)
-    assert x.shape == (2, 2, 2, 2, 8) and penalty > 0
-    np.testing.assert_allclose(other[1], penalty, rtol=1e-5)
-    for path, grad in grads.items():
-        atol = 1e-5 * np.abs(grad).max()
-        np.testing.assert_allclose(other[2][path], grad, rtol=1e-4, atol=atol, err_msg=path)
+    params, loss = training(remat)
+
+    def balance(w):
+        tree = jax.tree.map(lambda x: x, params)
+        tree["backbone"]["blocks"][1]["mlp"]["gate"]["kernel"] = w
+        return loss(tree)[1][1]
+
+    gate = params["backbone"]["blocks"][1]["mlp"]["gate"]["kernel"]
+    penalty, grad = jax.jit(jax.value_and_grad(balance))(gate)
+    np.testing.assert_allclose(penalty, trained[1], rtol=1e-5)
+    assert (jnp.abs(grad).max((1, 2)) > 0).tolist() == [False, False, True, True]
 
 
 def test_tasks_train_their_own_gates_and_common_experts(trained):
-    grads = trained("none")[2]
+    grads = trained[2]
     gate = np.abs(grads["backbone/blocks/1/mlp/gate/kernel"]).max((1, 2))
     assert (gate[:2] == 0).all() and (gate[2:] > 0).all()  # pascal's, nyud's
     assert np.abs(grads["backbone/blocks/1/mlp/experts/fc1/kernel"]).max((1, 2)).min() > 0
@@ -234,24 +247,16 @@ def test_shares_of_experts_add_up_to_top():
 @pytest.mark.devices8
 def test_experts_over_devices_give_the_numbers_of_one(trained):
     mesh = parallel.make_mesh(data=2, fsdp=1, tensor=4)
-    model = make({"noise": 1.0, "balance": 0.3})
-    graphdef, params, _, stats = mtl.split(model, dict.fromkeys(mtl.parameters(model), True))
+    params, loss = training("none")
     table = (*parallel.EXPERTS, *parallel.TRANSFORMER)
     placed = jax.device_put(params, parallel.shardings(mesh, table, params))
     kernel = placed["backbone"]["blocks"][1]["mlp"]["experts"]["fc1"]["kernel"]
     assert kernel.addressable_shards[0].data.shape == (1, 8, 16)
     image = jax.device_put(IMAGE, parallel.batch_sharding(mesh))
-
-    def loss(params):
-        merged = mtl.merge(graphdef, params, {}, stats)
-        (x,) = merged.encode(image, dataset="nyud", key=KEY)
-        (penalty,) = jax.tree.leaves(mtl.statistics(merged))
-        return penalty + jnp.square(x).sum(), (x, penalty)
-
     options = parallel.compiler_options(mesh)
     step = jax.jit(jax.value_and_grad(loss, has_aux=True), compiler_options=options)
-    (_, (x, penalty)), grads = step(placed)
-    expected, balance, gradient = trained("none")
+    (_, (x, penalty)), grads = step(placed, image)
+    expected, balance, gradient = trained
     np.testing.assert_allclose(x, expected, atol=1e-5)
     np.testing.assert_allclose(penalty, balance, rtol=1e-5)
     for path, grad in rules.flatten(grads).items():
@@ -306,17 +311,17 @@ PATCHES, WIDTH, HEADS = 32 * 32, 384, 2_658_048
 @pytest.fixture(scope="module")
 def published():
     (path,) = [path for path in CONFIGS if path.stem == "m3vit_vit_s"]
-    return mtl.abstract(build.model(check(load(path))))
+    return build.model(check(load(path)))
 
 
 def test_published_parameters(published):
-    table = dict(mtl.parameter_table(published, depth=1))
+    table = dict(mtl.parameter_table(mtl.abstract(published), depth=1))
     assert table["backbone"] == 43_463_040
     assert table["decoder"] == sum(HEADS + 257 * k for k in (21, 3, 1, 1, 7))
 
 
 def test_published_multiply_adds_of_one_task(published):
-    one = for_task(published, "synth_pascal", "semseg")
+    one = mtl.abstract(lambda: for_task(published(), "synth_pascal", "semseg"))
     found = flops.by_component(one, dataset="synth_pascal", size=(512, 512))
     N, D = PATCHES + 1, WIDTH
     # Attention and four active experts, or the MLP of the same size; patches; six gates.
