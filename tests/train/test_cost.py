@@ -1,10 +1,13 @@
 """The table of parameters and multiply-adds."""
 
+import pytest
+
 from mtl_vision import build
 from mtl_vision.check import check
 from mtl_vision.models import mtl
 from mtl_vision.train import cost
 from tests import tiny
+from tests.test_check import load
 
 MTLORA = dict(name="mtlora", rank=4, task_rank=2, scale=4.0, dropout=0.0)
 
@@ -43,3 +46,13 @@ def test_the_table_adds_up():
     assert sum(numbers) == int(total.split()[1].replace(",", ""))
     assert any(row.startswith("decoder/heads/synth_nyud/stages") for row in rows)
     assert unread.startswith("not built: published, unread")
+
+
+@pytest.mark.parametrize(
+    "name, published",
+    [("taskexpert_vit_b", 187.58), ("taskexpert_vit_l", 614.80), ("mlore_vit_l", 826.59)],
+)
+def test_multiply_adds_are_those_of_the_references(name, published):
+    cfg = check(load(tiny.ROOT / "configs" / f"{name}.py"))
+    _, work = cost.costs(cfg, mtl.abstract(build.model(cfg)))
+    assert sum(work["synth_pascal"].values()) / 1e9 == pytest.approx(published, rel=0.005)
