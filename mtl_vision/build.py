@@ -15,6 +15,7 @@ from mtl_vision.data import DATASETS, pipeline
 from mtl_vision.data.pipeline import Source
 from mtl_vision.data.transforms import Augment, eval_transform, train_transform
 from mtl_vision.models import adapters, mtl
+from mtl_vision.models.adapters.preferences import schedule
 from mtl_vision.models.backbones import BACKBONES
 from mtl_vision.models.decoders import DECODERS
 from mtl_vision.models.keys import Keys
@@ -67,6 +68,15 @@ def trainable(cfg: Config) -> rules.Rules[bool]:
     if cfg.trainable or not cfg.adapter:
         return cfg.trainable or ((".*", True),)
     return adapters.trainable([one.name for one in cfg.adapter])
+
+
+def preferences(cfg: Config) -> Callable[[jax.Array, jax.Array], jax.Array] | None:
+    """Returns ``(key, step) -> preference [T]`` of PaLoRA's training; None without PaLoRA."""
+    for one in cfg.adapter:
+        if one.name == "palora":
+            own = {k: v for k, v in one.options.items() if k in ("draws", "concentration")}
+            return schedule(len(tasks(cfg)), cfg.run.steps, **own)
+    return None
 
 
 def mesh(cfg: Config) -> jax.sharding.Mesh:

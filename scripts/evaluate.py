@@ -1,10 +1,12 @@
 r"""Evaluates a run, or weights in a file, and prints one table; writes final_metrics.json.
 
   python scripts/evaluate.py --workdir runs/x [--step 4000] [--split test]
+  python scripts/evaluate.py --workdir runs/palora --front 11
   python scripts/evaluate.py --weights x.safetensors --config configs/y.py --workdir out
 
 A file is what scripts/export.py wrote, or a checkpoint of scale-lab/MTLoRA (.pth, .npz,
-.safetensors). Then the workdir is where the figures go, and must not be a run's.
+.safetensors). Then the workdir is where the figures go, and must not be a run's. With --front a
+run of PaLoRA is evaluated at so many preferences between its tasks; writes front.json, front.png.
 """
 
 import pathlib
@@ -18,18 +20,25 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Run folder, or where to write.",
 STEP = flags.DEFINE_integer("step", None, "Checkpoint to evaluate; the newest by default.")
 SPLIT = flags.DEFINE_string("split", None, "Split; that of the config by default.")
 WEIGHTS = flags.DEFINE_string("weights", None, "File to evaluate in place of a checkpoint.")
+FRONT = flags.DEFINE_integer("front", None, "Preferences at which to evaluate.", lower_bound=1)
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config of the weights.", lock_config=False, accept_new_attributes=True
 )
 
 
 def main() -> None:
+    from mtl_vision import fronts
     from mtl_vision.check import check
     from mtl_vision.errors import ConfigError
     from mtl_vision.evaluate import evaluate_file, evaluate_run, report
     from mtl_vision.train import folder
 
     workdir = pathlib.Path(WORKDIR.value)
+    if FRONT.value is not None:
+        cfg = check(folder.read(workdir))
+        at = dict(step=STEP.value, split=SPLIT.value)
+        print(fronts.report(fronts.evaluate_front(cfg, workdir, FRONT.value, **at)))
+        return
     if WEIGHTS.value is None:
         cfg = check(folder.read(workdir))
         final = evaluate_run(cfg, workdir, step=STEP.value, split=SPLIT.value)

@@ -28,6 +28,7 @@ BELOW = {
     "build": {"errors", "config", "data", "models", "optim", "parallel", "rules", "tasks"},
     "train": None,
     "evaluate": None,
+    "fronts": None,
 }
 HEAVY = {"tensorflow_datasets", "grain", "cv2", "ml_collections", "tensorboardX", "torch"}
 CORE = {"errors", "rules", "losses", "metrics", "tasks", "models", "optim", "parallel"}

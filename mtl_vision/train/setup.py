@@ -60,6 +60,7 @@ def train_step(cfg: Config, devices: jax.sharding.Mesh, made: Start) -> Callable
         again=again,
         average=optim.averaging(cfg.optim.ema) if cfg.optim.ema else None,
         accumulate=cfg.optim.accumulate,
+        prefer=build.preferences(cfg),
     )
 
 

@@ -23,6 +23,7 @@ from mtl_vision.train.gradients import (
     penalty,
     task_gradient,
 )
+from mtl_vision.train.preferences import drawn, placed, preferred
 from mtl_vision.train.state import TrainState
 
 Tree = Any
@@ -119,6 +120,7 @@ def train_step(
     again: Gradients | None = None,
     average: Callable[[Tree, Tree, jax.Array], Tree] | None = None,
     accumulate: int = 1,
+    prefer: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update from one sub-batch of every dataset. Pure; see `jit_train_step`.
 
@@ -139,6 +141,8 @@ def train_step(
       again: the same for `grad_fn`; `gradients` by default.
       average: ``(ema, params, updates done) -> ema``, see `optim.averaging`.
       accumulate: micro-batches; see `gradients.accumulated`.
+      prefer: ``(key, step) -> preference [T]``, which the model reads in this step and the losses
+        are weighted by; see `train.preferences`.
 
     Returns: the next state, and scalars: ``loss/<task>`` unweighted, ``loss/total`` weighted,
       ``norm/gradient`` merged and before clipping, ``norm/update``, ``lr``, ``finite``; and what
@@ -146,10 +150,14 @@ def train_step(
     """
     key = jax.random.fold_in(state.key, state.step)
     names = [t.name for group in groups.values() for t in group]
+    before = state.stats
+    if prefer:
+        preference = prefer(drawn(key), state.step)
+        groups, before = preferred(groups, preference), placed(before, preference)
     made = partial(parts_of, graphdef=graphdef, frozen=state.frozen, groups=groups)
 
     def run(strategy: Callable[..., Any], params: Tree) -> Any:
-        return strategy(made, params, state.stats, batch, key, accumulate)
+        return strategy(made, params, before, batch, key, accumulate)
 
     def loss_fn(params: Tree) -> jax.Array:
         return weighted_losses(groups, run(LOSSES, params)[1][0])
@@ -173,6 +181,7 @@ def train_step(
     checked = jnp.stack([metrics[k] for k in ("loss/total", "norm/gradient", "norm/update")])
     metrics["finite"] = jnp.isfinite(checked).all()
     params = optax.apply_updates(state.trainable, updates)
+    stats = placed(stats) if prefer else stats
     ema = average(state.ema, params, state.step + 1) if average else state.ema
     new = TrainState(state.step + 1, params, state.frozen, stats, opt, ema, state.key)
     return _keep(metrics["finite"], new, state), metrics | optim.conflict(opt)

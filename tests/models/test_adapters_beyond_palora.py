@@ -14,12 +14,15 @@ from mtl_vision.models.adapters.palora import (
     at_preference,
     balance_gradients,
     balance_losses,
+    weighted,
+)
+from mtl_vision.models.adapters.preferences import (
     draw,
     front,
     grid,
     hypervolume,
+    schedule,
     spread,
-    weighted,
 )
 from mtl_vision.models.backbones import BACKBONES
 from tests.models.adapter_layers import KEY, T, agree, linear, moved, rngs, values, x
@@ -68,6 +71,20 @@ def test_preferences_start_at_the_centre_and_spread_to_the_corners():
         grid(4, 10)
 
 
+def test_a_step_draws_the_preference_of_its_key_and_progress():
+    keys = jax.random.split(KEY, 32)
+    for draws, low, high in (("dirichlet", 0.6, 0.9), ("narrowing", 0.95, 1.0), ("spread", 0.8, 1)):
+        prefer = jax.vmap(schedule(2, 100, draws=draws), (0, None))
+        late = prefer(keys, 100)
+        agree(late.sum(1), np.ones(32))
+        assert low < late.max(1).mean() <= high and late.std(0).min() > 0.1
+    agree(prefer(keys, 0), np.full((32, 2), 0.5))
+    with pytest.raises(ConfigError, match="Did you mean 'spread'"):
+        schedule(2, 100, draws="spred")
+    with pytest.raises(ConfigError, match="no grid of 11 points for 4 tasks"):
+        schedule(4, 100, draws="spread")
+
+
 def test_palora_balances_losses_and_gradients():
     history = jnp.concatenate([jnp.full((5, 2), 100.0), jnp.tile(jnp.array([[1.0, 3.0]]), (25, 1))])
     agree(balance_losses(history), [0.75, 0.25])
@@ -79,16 +96,18 @@ def test_alignment_is_the_cosine_between_tasks():
     layer = palora_layer()
     layer.palora_a[...] = jnp.stack([layer.palora_a[0]] * T)
     layer.palora_b[...] = jnp.stack([layer.palora_b[0], -layer.palora_b[0], 0 * layer.palora_b[0]])
-    agree(alignment(layer), 1 - 1 / 3)  # of A all are 1; of B one of three pairs is -1
+    both = jax.jit(jax.value_and_grad(alignment))
+    agree(both(layer)[0], 1 - 1 / 3)  # of A all are 1; of B one of three pairs is -1
     layer.palora_b[...] *= 0
-    grads = jax.grad(alignment)(layer)
+    grads = both(layer)[1]
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
 
 
 def test_front_of_known_shapes():
     scores = np.array([[1.0, 3.0], [2.0, 2.0], [3.0, 1.0], [1.0, 1.0], [2.0, 2.0]])
-    found = front(lambda p: scores[int(p[0])], jnp.arange(5.0)[:, None], np.zeros(2))
+    found = front(lambda p: scores[int(p[0])], jnp.arange(5.0)[:, None])
     np.testing.assert_array_equal(found["best"], [True, True, True, False, True])
-    assert found["hypervolume"] == 3 + 2 + 1  # rows of height 1, from below
+    assert found["hypervolume"] == 1 / 4  # between 1 and 3 the point in the middle alone has some
+    assert hypervolume(scores, np.zeros(2)) == 3 + 2 + 1  # rows of height 1, from below
     boxes = np.array([[1.0, 2.0, 3.0], [2.0, 1.0, 1.0], [-1.0, 9.0, 9.0]])
     assert hypervolume(boxes, np.zeros(3)) == 6 + 2 - 1  # they share a cube; one is below

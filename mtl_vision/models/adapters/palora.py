@@ -1,25 +1,23 @@
 """PaLoRA: one network for a front of trade-offs between tasks (arXiv 2407.08056).
 
 A preference lambda on the simplex chooses ``W + s sum_t lambda_t A_t B_t`` in every linear layer.
-Every step draws preferences (`grid`, `spread`, `draw`), passes with one, and minimises
-``sum_t lambda_t L_t``; afterwards a preference chooses a point of the front, see `front`.
+Every step draws one, passes with it, and minimises ``sum_t lambda_t L_t``; afterwards a preference
+chooses a point of the front. See `preferences`.
 
 In the paper W trains too, at 1/T of the adapters' learning rate. Here the adapter alone trains by
 default; ``config.trainable=((".*", True),)`` is the paper's.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
-from mtl_vision.errors import ConfigError
 from mtl_vision.models.adapters.inject import edit_blocks, merged, name_tasks, widths, wrap
 from mtl_vision.models.adapters.low_rank import check_rank
 from mtl_vision.models.adapters.options import Numbers, per_stage
+from mtl_vision.models.adapters.preferences import check_draws
 from mtl_vision.models.adapters.streams import copy, task_axis
 from mtl_vision.models.layers import AdapterParam, Dtype, compute_type, torch_uniform
 
@@ -127,19 +125,23 @@ def palora(
     tasks: int | tuple[str, ...],
     rank: Numbers = 4,
     alpha: Numbers = 1.0,
+    draws: str = "dirichlet",
+    concentration: float = 1.0,
     dtype: Dtype = None,
     rngs: nnx.Rngs,
 ) -> Any:
     """Puts PaLoRA on every linear layer of every block, in place; the start is the backbone.
 
     Swin-T gets ``T 16 R 4,416`` parameters. The preference is the variable
-    ``generate/preference`` of the backbone, the centre until it is written.
+    ``generate/preference`` of the backbone, the centre until it is written: a training step
+    writes the one it draws, and evaluation finds the centre.
 
     Args:
       backbone: Swin or ViT.
       tasks: their names, or their number, in order.
       rank: R, of every task.
       alpha: the factor is alpha / R.
+      draws, concentration: how a step draws its preference, see `preferences.schedule`.
       dtype: compute type.
       rngs: of the parameters.
 
@@ -150,6 +152,7 @@ def palora(
     """
     name_tasks(backbone, tasks)
     count, stages = len(backbone.tasks), len(backbone.channels)
+    check_draws(count, draws, concentration)
     ranks, alphas = per_stage(rank, stages, "rank"), per_stage(alpha, stages, "alpha")
 
     def edit(block, place, rngs):
@@ -160,67 +163,6 @@ def palora(
     edit_blocks(backbone, edit, rngs=rngs)
     backbone.generate = Preferences(count, backbone.generate)
     return backbone
-
-
-def grid(tasks: int, count: int, *, margin: float = 0.0) -> jax.Array:
-    """Returns evenly spaced preferences, ``[P, T]``.
-
-    Args:
-      tasks: 2 or 3.
-      count: P for two tasks; for three P is ``(n + 1)(n + 2) / 2`` with n subdivisions of a side,
-        ``n = int((sqrt(8 count - 1) - 1) / 2)``, and may differ from it a little.
-      margin: for two tasks, how far the ends stay from the corners.
-
-    Raises:
-      ConfigError: more tasks, for which there is no grid, or no point.
-    """
-    if tasks == 2 and count >= 1:
-        first = jnp.linspace(margin, 1 - margin, count)
-        return jnp.stack([first, 1 - first], 1)
-    sides = int((-1 + (8 * count - 1) ** 0.5) / 2) if count >= 1 else 0
-    if tasks != 3 or sides < 1:
-        raise ConfigError(
-            f"preferences: no grid of {count} points for {tasks} tasks; it takes 2 tasks, or 3 "
-            "and at least 2 points. Use `draw` for more tasks."
-        )
-    points = [(i, j, sides - i - j) for i in range(sides + 1) for j in range(sides + 1 - i)]
-    return jnp.array(points, jnp.float32) / sides
-
-
-def spread(preferences: jax.Array, progress: jax.Array | float, *, power: float = 5.0) -> jax.Array:
-    """Returns preferences to the power of ``power * progress``, renormalised.
-
-    All lie at the centre at the start of training and near the corners at its end.
-
-    Args:
-      preferences: ``[P, T]``.
-      progress: of training, in [0, 1].
-      power: at the end.
-    """
-    raised = preferences ** (power * progress)
-    return raised / raised.sum(-1, keepdims=True)
-
-
-def draw(
-    key: jax.Array,
-    tasks: int,
-    count: int,
-    *,
-    progress: jax.Array | float = 0.0,
-    concentration: float = 1.0,
-    narrow: bool = False,
-) -> jax.Array:
-    """Draws preferences, ``[P, T]``, from a Dirichlet distribution.
-
-    Args:
-      key: randomness.
-      tasks, count: T, P.
-      progress: of training, in [0, 1].
-      concentration: p.
-      narrow: whether p becomes ``p (1 - progress) + 0.001``, which goes to the corners.
-    """
-    p = concentration * (1 - progress) + 0.001 if narrow else concentration
-    return jax.random.dirichlet(key, jnp.full(tasks, p), (count,))
 
 
 def balance_losses(history: jax.Array) -> jax.Array:
@@ -259,47 +201,4 @@ def alignment(backbone: Any) -> jax.Array:
         norms = jnp.sqrt(jnp.square(rows).sum(1, keepdims=True) + jnp.finfo(rows.dtype).tiny)
         cosines = (rows / norms) @ (rows / norms).T
         total = total + (cosines.sum() - jnp.trace(cosines)) / (T * (T - 1))
-    return total
-
-
-def front(
-    evaluate: Callable[[jax.Array], np.ndarray], preferences: jax.Array, reference: np.ndarray
-) -> dict[str, np.ndarray | float]:
-    """Evaluates a network at many preferences.
-
-    Args:
-      evaluate: preference ``[T]`` -> scores ``[T]``, larger is better.
-      preferences: ``[P, T]``, for instance 11 of `grid`, or the corners and the centre.
-      reference: ``[T]``, scores that every useful point exceeds.
-
-    Returns: ``scores`` ``[P, T]``, ``best`` ``[P]`` bool, whether no other point is better, and
-      ``hypervolume``.
-    """
-    scores = np.stack([np.asarray(evaluate(p), np.float64) for p in preferences])
-    return dict(scores=scores, best=undominated(scores), hypervolume=hypervolume(scores, reference))
-
-
-def undominated(scores: np.ndarray) -> np.ndarray:
-    """Says of every row of ``[P, T]``, larger being better, whether no other one dominates it."""
-    no_worse = (scores[:, None] >= scores[None]).all(-1)
-    better = (scores[:, None] > scores[None]).any(-1)
-    return ~(no_worse & better).any(0)
-
-
-def hypervolume(scores: np.ndarray, reference: np.ndarray) -> float:
-    """Returns the volume that the scores dominate above the reference, exactly.
-
-    Args:
-      scores: ``[P, T]``, larger is better.
-      reference: ``[T]``.
-    """
-    gains = np.unique(np.maximum(np.asarray(scores, np.float64) - reference, 0), axis=0)
-    if gains.shape[1] == 1:
-        return float(gains.max())
-    # Slices along the last score, from the highest down.
-    levels = np.unique(np.append(gains[:, -1], 0))[::-1]
-    total = 0.0
-    for high, low in zip(levels, levels[1:], strict=False):
-        above = gains[gains[:, -1] >= high, :-1]
-        total += (high - low) * hypervolume(above, np.zeros(above.shape[1]))
     return total
