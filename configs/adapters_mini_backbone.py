@@ -13,6 +13,5 @@ def get_config() -> mlc.ConfigDict:
     c.data.synth_nyud = quickstart.get_config().data.synth_nyud
     c.data.synth_nyud.update(config="64-320-16-64", size=(56, 72))
     del c.data.synth_pascal
-    c.init_skip = ()
     c.run.steps = 400
     return c
