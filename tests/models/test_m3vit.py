@@ -31,7 +31,7 @@ def make_backbone(options=None, **fields):
         for layer in (block.mlp.fc1, block.mlp.fc2):
             layer.bias[...] = jax.random.normal(KEY, layer.bias.shape)
     chosen = [] if options is None else [("m3vit", SMALL | options)]
-    return adapters.adapt(backbone, chosen, tasks=TASKS, rngs=rngs)
+    return adapters.adapt(backbone, chosen, tasks=TASKS, dtype=fields.get("dtype"), rngs=rngs)
 
 
 def make(options=None, decoder="linear", **fields):
@@ -223,6 +223,14 @@ def test_an_anchor_of_one_keeps_the_backbone():
     np.testing.assert_allclose(actual, jnp.broadcast_to(expected, actual.shape), atol=1e-6)
 
 
+@pytest.mark.parametrize("dispatch", ["sorted", "dense"])
+def test_features_have_the_compute_type(dispatch):
+    options = {"dispatch": dispatch, "anchored": True}
+    model = mtl.abstract(lambda: make(options, dtype="bfloat16"))
+    found = jax.eval_shape(lambda m, x: m.encode(x, dataset="nyud", key=KEY), model, IMAGE)
+    assert [x.dtype for x in found] == ["bfloat16"]
+
+
 @pytest.mark.parametrize(
     "router, added", [("single", 32), ("conditioned", 72 * 4 + 4 * 64 + 64 + 64 * 65)]
 )
@@ -305,31 +313,39 @@ def test_adapters_before_it_that_are_in_the_way(name, options, message):
 
 # The published sizes.
 
-PATCHES, WIDTH, HEADS = 32 * 32, 384, 2_658_048
+HEAD = 2_658_048  # without the last convolution
+PASCAL = ("synth_pascal", (512, 512), ("semseg", "normals", "edge", "sal", "human_parts"))
+NYUD = ("synth_nyud", (480, 640), ("semseg", "depth"))
 
 
-@pytest.fixture(scope="module")
-def published():
+def published(dataset, size, kinds):
+    """Makes the model of the config for the tasks of another table."""
     (path,) = [path for path in CONFIGS if path.stem == "m3vit_vit_s"]
-    return build.model(check(load(path)))
+    values = load(path)
+    values["loss_weights"]["depth"] = 1.0
+    values["data"][dataset] = values["data"].pop("synth_pascal") | {"size": size, "tasks": kinds}
+    return build.model(check(values))
 
 
-def test_published_parameters(published):
-    table = dict(mtl.parameter_table(mtl.abstract(published), depth=1))
+def test_published_parameters():
+    table = dict(mtl.parameter_table(mtl.abstract(published(*PASCAL)), depth=1))
     assert table["backbone"] == 43_463_040
-    assert table["decoder"] == sum(HEADS + 257 * k for k in (21, 3, 1, 1, 7))
+    assert table["decoder"] == sum(HEAD + 257 * k for k in (21, 3, 1, 1, 7))
 
 
-def test_published_multiply_adds_of_one_task(published):
-    one = mtl.abstract(lambda: for_task(published(), "synth_pascal", "semseg"))
-    found = flops.by_component(one, dataset="synth_pascal", size=(512, 512))
-    N, D = PATCHES + 1, WIDTH
-    # Attention and four active experts, or the MLP of the same size; patches; six gates.
+@pytest.mark.parametrize("table, classes, total", [(PASCAL, 21, 83.8), (NYUD, 40, 100.5)])
+def test_published_multiply_adds_of_one_task(table, classes, total):
+    dataset, size, _ = table
+    one = mtl.abstract(lambda: for_task(published(*table)(), dataset, "semseg"))
+    found = flops.by_component(one, dataset=dataset, size=size)
+    patches, D = size[0] * size[1] // 256, 384
+    N = patches + 1
+    # Attention and an MLP, or four active experts of the same size; patches; six gates.
     block = N * D * 4 * D + 2 * N * N * D + 2 * N * D * 4 * D
-    backbone = PATCHES * 768 * D + 12 * block + 6 * N * D * 16
-    size, count = experts.blocks_of(4 * N, 16)
-    filled = 6 * (size * count - 4 * N) * 2 * D * D
+    backbone = patches * 768 * D + 12 * block + 6 * N * D * 16
+    rows, count = experts.blocks_of(4 * N, 16)
+    filled = 6 * (rows * count - 4 * N) * 2 * D * D
     assert found.pop("backbone") == backbone + filled
-    head = PATCHES * 9 * 256 * (D + (4 + 16 + 64) * 256) + 64 * PATCHES * 256 * 21
+    head = patches * (9 * 256 * (D + (4 + 16 + 64) * 256) + 64 * 256 * classes)
     assert sum(found.values()) == head
-    assert round((backbone + head) / 1e9, 1) == 83.8 and filled < 0.06 * backbone
+    assert round((backbone + head) / 1e9, 1) == total and filled < 0.06 * backbone
