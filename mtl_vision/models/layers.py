@@ -194,21 +194,11 @@ class BatchNorm(nnx.Module):
 
     With a key: statistics of this call, which is the global batch under `jax.jit`, and the
     running ones move by a tenth, the variance as the unbiased estimate. Without: the running ones.
-    With `tasks`, parameters are ``[T, C]`` and inputs ``[..., T, C]``: one norm per task. With
-    `experts` likewise, but they are shared by all tasks.
+    With `tasks`, parameters are ``[T, C]`` and inputs ``[..., T, C]``: one norm per task.
     """
 
-    def __init__(
-        self,
-        channels: int,
-        *,
-        tasks: int = 0,
-        experts: int = 0,
-        eps: float = 1e-5,
-        dtype: Dtype = None,
-    ):
-        count, kind = tasks or experts, TaskParam if tasks else nnx.Param
-        shape = (count, channels) if count else (channels,)
+    def __init__(self, channels: int, *, tasks: int = 0, eps: float = 1e-5, dtype: Dtype = None):
+        shape, kind = ((tasks, channels), TaskParam) if tasks else ((channels,), nnx.Param)
         self.scale = kind(jnp.ones(shape, jnp.float32))
         self.bias = kind(jnp.zeros(shape, jnp.float32))
         self.mean = nnx.BatchStat(jnp.zeros(shape, jnp.float32))

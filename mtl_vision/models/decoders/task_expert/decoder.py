@@ -15,8 +15,8 @@ from mtl_vision.models.decoders.task_expert.gates import Context, GateOptions, i
 from mtl_vision.models.decoders.task_expert.grid import ToGrid
 from mtl_vision.models.decoders.task_expert.heads import HEADS, Predict
 from mtl_vision.models.decoders.task_expert.memory import MemoryOptions, TaskTap
-from mtl_vision.models.decoders.task_expert.stacked import normalize
-from mtl_vision.models.layers import NORMAL, BatchNorm, Dtype, Penalty, TaskParam, gelu
+from mtl_vision.models.decoders.task_expert.stacked import StackedNorm
+from mtl_vision.models.layers import NORMAL, Dtype, Penalty, TaskParam, gelu
 
 KINDS = "kinds"  # what stands for a dataset where all datasets share the slots
 
@@ -48,11 +48,11 @@ class Experts(nnx.Module):
         self.context = Context(count, width, options.gate, rngs=rngs) if dynamic else None
 
     def __call__(
-        self, x: jax.Array, norm: BatchNorm, *, key: jax.Array | None
+        self, x: jax.Array, norm: StackedNorm, *, key: jax.Array | None
     ) -> tuple[jax.Array, jax.Array | None]:
         """``[S, B, h, w, D]`` -> outputs ``[N, S, B, h, w, C]``, context ``[S, B, h, w, G]``."""
         y = self.layers(x.reshape(-1, *x.shape[2:]))
-        y = gelu(normalize(norm, y, key=key))
+        y = gelu(norm(y, key=key))
         y = y.reshape(y.shape[0], *x.shape[:-1], y.shape[-1])
         return y, None if self.context is None else self.context(y)
 
@@ -265,9 +265,9 @@ class TaskExpert(nnx.Module):
 
 
 def _norms(tasks: int, options: Options, dtype: Dtype) -> nnx.Dict:
-    norms = {"experts": BatchNorm(options.width, experts=options.experts, dtype=dtype)}
+    norms = {"experts": StackedNorm(options.experts, options.width, dtype=dtype)}
     if options.memory.enabled:
-        norms["write"] = BatchNorm(options.width, tasks=tasks, dtype=dtype)
+        norms["write"] = StackedNorm(tasks, options.width, kind=TaskParam, dtype=dtype)
     return nnx.Dict(norms)
 
 

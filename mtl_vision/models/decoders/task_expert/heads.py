@@ -12,12 +12,11 @@ from mtl_vision.models.decoders.enlarged import enlarged_conv
 from mtl_vision.models.decoders.task_expert.stacked import (
     StackedConv,
     StackedLinear,
+    StackedNorm,
     each,
-    normalize,
     shift,
 )
 from mtl_vision.models.layers import (
-    BatchNorm,
     Dtype,
     Linear,
     TaskParam,
@@ -52,7 +51,7 @@ class BilinearHeads(nnx.Module):
     ):
         T = len(kinds)
         self.conv = StackedConv(T, channels, channels, kind=TaskParam, dtype=dtype, rngs=rngs)
-        self.norm = BatchNorm(channels, tasks=T, dtype=dtype)
+        self.norm = StackedNorm(T, channels, kind=TaskParam, dtype=dtype)
         self.predict = Predict(kinds, channels, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array, *, key: jax.Array | None) -> dict[str, jax.Array]:
@@ -60,8 +59,7 @@ class BilinearHeads(nnx.Module):
         dtype = compute_type(self.conv.dtype, self.conv.kernel)
         enlarge = functools.partial(enlarged_conv, factor=FACTOR)
         y = each(enlarge, x.astype(dtype), self.conv.kernel.astype(dtype))
-        y = normalize(self.norm, shift(y, self.conv.bias), key=key)
-        return self.predict(gelu(y))
+        return self.predict(gelu(self.norm(shift(y, self.conv.bias), key=key)))
 
 
 class DeconvHeads(nnx.Module):
@@ -79,16 +77,16 @@ class DeconvHeads(nnx.Module):
         # The patches of neighbours do not overlap: a linear map to the four pixels of each.
         self.deconv = StackedLinear(T, channels, 4 * half, bias=False, init=init, **make)
         self.deconv_bias = TaskParam(init(rngs.params(), (T, half), jnp.float32))
-        self.deconv_norm = BatchNorm(half, tasks=T, dtype=dtype)
+        self.deconv_norm = StackedNorm(T, half, kind=TaskParam, dtype=dtype)
         self.conv = StackedConv(T, half, half, **make)
-        self.norm = BatchNorm(half, tasks=T, dtype=dtype)
+        self.norm = StackedNorm(T, half, kind=TaskParam, dtype=dtype)
         self.predict = Predict(kinds, half, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array, *, key: jax.Array | None) -> dict[str, jax.Array]:
         """``[T, B, h, w, C]`` -> ``{kind: [B, 2h, 2w, K]}``."""
         y = rearrange(self.deconv(x), "t b h w (i j c) -> t b (h i) (w j) c", i=2, j=2)
-        y = gelu(normalize(self.deconv_norm, shift(y, self.deconv_bias), key=key))
-        return self.predict(gelu(normalize(self.norm, self.conv(y), key=key)))
+        y = gelu(self.deconv_norm(shift(y, self.deconv_bias), key=key))
+        return self.predict(gelu(self.norm(self.conv(y), key=key)))
 
 
 HEADS = {"bilinear4": BilinearHeads, "deconv2": DeconvHeads}

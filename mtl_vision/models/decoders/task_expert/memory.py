@@ -8,8 +8,8 @@ from flax import nnx
 
 from mtl_vision.errors import lookup
 from mtl_vision.models.decoders.task_expert.gates import Gate, GateOptions, pool
-from mtl_vision.models.decoders.task_expert.stacked import StackedConv, StackedLinear, normalize
-from mtl_vision.models.layers import BatchNorm, Dtype, gelu
+from mtl_vision.models.decoders.task_expert.stacked import StackedConv, StackedLinear, StackedNorm
+from mtl_vision.models.layers import Dtype, gelu
 
 INITS = ("learned", "zeros")
 WRITES = ("residual", "replace", "gated")
@@ -58,11 +58,10 @@ class Write(nnx.Module):
         self.write = write
 
     def __call__(
-        self, memory: jax.Array, features: jax.Array, norm: BatchNorm, *, key: jax.Array | None
+        self, memory: jax.Array, features: jax.Array, norm: StackedNorm, *, key: jax.Array | None
     ) -> jax.Array:
         """Memory ``[T, B or 1, h or 1, w or 1, C]``, F ``[T, B, h, w, C]`` -> the new memory."""
-        y = gelu(normalize(norm, self.conv1(self.conv0(features)), key=key))
-        y = self.conv2(y)
+        y = self.conv2(gelu(norm(self.conv1(self.conv0(features)), key=key)))
         if self.write == "replace":
             return y
         if self.write == "residual":

@@ -8,7 +8,9 @@ from einops import rearrange
 from flax import nnx
 
 from mtl_vision.models import convolution
-from mtl_vision.models.layers import BatchNorm, Dtype, Initializer, compute_type, torch_uniform
+from mtl_vision.models.layers import Dtype, Initializer, compute_type, torch_uniform, widen
+
+EPS = 1e-5
 
 
 class StackedLinear(nnx.Module):
@@ -92,6 +94,39 @@ class StackedConv(nnx.Module):
         return shift(rearrange(y, "b h w (g d) -> g b h w d", g=G, d=D), self.bias)
 
 
+class StackedNorm(nnx.Module):
+    """BatchNorm with parameters ``[G, C]`` of ``[G, ..., C]``; otherwise as `layers.BatchNorm`.
+
+    Means over one axis, with G in front, take a third of the time (CPU, with gradients).
+    """
+
+    def __init__(
+        self, count: int, channels: int, *, kind: type[nnx.Param] = nnx.Param, dtype: Dtype = None
+    ):
+        shape = (count, channels)
+        self.scale = kind(jnp.ones(shape, jnp.float32))
+        self.bias = kind(jnp.zeros(shape, jnp.float32))
+        self.mean = nnx.BatchStat(jnp.zeros(shape, jnp.float32))
+        self.var = nnx.BatchStat(jnp.ones(shape, jnp.float32))
+        self.dtype = dtype
+
+    def __call__(self, x: jax.Array, *, key: jax.Array | None) -> jax.Array:
+        flat = widen(x).reshape(x.shape[0], -1, x.shape[-1])
+        mean, var = (self.mean[...], self.var[...]) if key is None else self._batch(flat)
+        gain = self.scale[...] * jax.lax.rsqrt(var + EPS)
+        y = (flat - mean[:, None]) * gain[:, None] + self.bias[...][:, None]
+        return y.reshape(x.shape).astype(compute_type(self.dtype, self.scale))
+
+    def _batch(self, flat):
+        count = flat.shape[1]
+        mean = flat.mean(1)
+        var = jnp.square(flat - mean[:, None]).mean(1)
+        unbiased = var * (count / max(count - 1, 1))
+        for running, batch in ((self.mean, mean), (self.var, unbiased)):
+            running[...] += 0.1 * (jax.lax.stop_gradient(batch) - running[...])
+        return mean, var
+
+
 def each(function: Callable, *stacked: jax.Array) -> jax.Array:
     """Runs ``function`` for every g: at once, but one after the other on CPU.
 
@@ -108,11 +143,6 @@ def _conv(x, kernel):
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     patches = [padded[:, i : i + h, j : j + w] for i in range(3) for j in range(3)]
     return jnp.concatenate(patches, -1) @ kernel.reshape(9 * C, -1)
-
-
-def normalize(norm: BatchNorm, x: jax.Array, *, key: jax.Array | None) -> jax.Array:
-    """Applies a norm with parameters ``[G, C]`` to ``[G, B, h, w, C]``."""
-    return jnp.moveaxis(norm(jnp.moveaxis(x, 0, -2), key=key), -2, 0)
 
 
 def shift(y: jax.Array, bias: jax.Array | None) -> jax.Array:
