@@ -73,9 +73,7 @@ def test_maps_grow_from_the_first_stage(sizes, strides, first):
     decoder = mtl.abstract(lambda: build(strides=strides, dtype="bfloat16"))
     trunk = pyramid(2, sizes=sizes)
     wide = (2, 8 * first[0], 8 * first[1])
-    found = shapes(decoder, trunk, None, dataset="pascal")
-    assert found == {k: ((*wide, c), "bfloat16") for k, c in OUTPUTS["pascal"].items()}
-    found = shapes(decoder, trunk, pyramid(2, 2, sizes=sizes), dataset="pascal", key=KEY)
+    found = shapes(decoder, trunk, None, dataset="pascal", key=KEY)
     assert found == {
         k: (((*wide, c), "bfloat16"), ((2, *first, c), "bfloat16"))
         for k, c in OUTPUTS["pascal"].items()

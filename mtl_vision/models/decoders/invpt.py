@@ -14,18 +14,8 @@ from mtl_vision.errors import ConfigError
 from mtl_vision.models.decoders.invpt_attention import HEADS, AttentionBlock
 from mtl_vision.models.decoders.invpt_mix import STAGES, Mix
 from mtl_vision.models.decoders.per_task import Outputs, check_dataset
-from mtl_vision.models.decoders.task_maps import (
-    Deconv,
-    JointNorm,
-    TaskConvNorm,
-    each,
-    resize_tasks,
-)
-from mtl_vision.models.layers import (
-    Conv,
-    Dtype,
-    Identity,
-)
+from mtl_vision.models.decoders.task_maps import Deconv, JointNorm, TaskConvNorm, each, resize_tasks
+from mtl_vision.models.layers import Conv, Dtype, Identity
 from mtl_vision.models.resize import resize
 
 
