@@ -109,7 +109,10 @@ class TaskFeatures(nnx.Module):
         self.channel = TaskConv(tasks, channels, embed, 1, **conv)
         self.join = TaskConv(tasks, 2 * embed, width, 1, **conv)
         self.mix = TaskConv(tasks, width, width, 3, **conv)
-        self.norm = BatchNorm(width, dtype=dtype, **{"experts" if reweigh else "tasks": tasks})
+        self.norm = BatchNorm(width, tasks=tasks, dtype=dtype)
+        if reweigh:
+            for name in ("scale", "bias"):
+                setattr(self.norm, name, nnx.Param(getattr(self.norm, name)[...]))
         self.out = TaskConv(tasks, width, width, 1, **conv)
         self.reweigh = Reweighing(tasks, heads, **make) if reweigh else None
 

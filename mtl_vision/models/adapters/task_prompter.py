@@ -32,7 +32,6 @@ from mtl_vision.models.layers import (
     attend,
     drop_path,
     split,
-    widen,
 )
 
 # What the authors trained; `size` is that of the images.
@@ -131,7 +130,8 @@ class PromptAttention(nnx.Module):
 
 
 def _product(pattern, a, b):
-    return jnp.einsum(pattern, a, b, preferred_element_type=widen(a[:0]).dtype)
+    wide = jnp.promote_types(a.dtype, jnp.float32)
+    return jnp.einsum(pattern, a, b, preferred_element_type=wide)
 
 
 class PromptBlock(nnx.Module):
