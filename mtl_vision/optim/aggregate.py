@@ -161,6 +161,11 @@ def _update(made, updates, state, params=None, *, losses=None, **extra):
         merged, inner, weights, gram = _from_deferred(made, updates, state, losses, key)
     else:
         T = R.count_rows(updates, params, made.owners)
+        if not T:
+            raise ConfigError(
+                "no parameter that trains is shared by the tasks, so there is nothing to merge: "
+                "choose config.optim.aggregator.name='sum', or train more of the backbone."
+            )
         if made.tasks and T != len(made.tasks):
             raise ConfigError(
                 f"the gradients have {T} rows, but there are {len(made.tasks)} tasks: "

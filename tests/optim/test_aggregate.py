@@ -165,6 +165,12 @@ def test_rows_of_two_lengths():
         tx.update({"x": jnp.zeros((2, 2)), "y": jnp.zeros((3, 2))}, tx.init(params), params)
 
 
+def test_no_shared_leaf_is_nothing_to_merge():
+    own = {path: leaf for path, leaf in ROWS.items() if path in OWNERS}
+    with pytest.raises(ConfigError, match="no parameter that trains is shared"):
+        merged(WEIGHTINGS["pcgrad"](), own, {path: PARAMS[path] for path in own})
+
+
 def test_a_method_with_a_state_wants_the_tasks():
     with pytest.raises(ConfigError, match="tasks="):
         aggregate(WEIGHTINGS["gradvac"]()).init(PARAMS)
