@@ -263,7 +263,8 @@ def evaluate_file(
       DataError: the file cannot be read or does not fit the model.
     """
     mesh, start = setup.start(cfg)
-    state = weights.load(path, start.state, build.tasks(cfg))
+    state = setup.initial_state(cfg, start, say=lambda line: None)
+    state = weights.load(path, state, build.tasks(cfg))
     split_ = cfg.eval.split if split is None else split
     result = Evaluator(cfg, mesh, start)(
         best_params(state), split_, final=True, sheets=cfg.run.panels

@@ -2,11 +2,12 @@ r"""Evaluates a run, or weights in a file, and prints one table; writes final_me
 
   python scripts/evaluate.py --workdir runs/x [--step 4000] [--split test]
   python scripts/evaluate.py --workdir runs/palora --front 11
-  python scripts/evaluate.py --weights x.safetensors --config configs/y.py --workdir out
+  python scripts/evaluate.py --weights x.safetensors --workdir out [--config configs/y.py]
 
-A file is what scripts/export.py wrote, or a checkpoint of scale-lab/MTLoRA (.pth, .npz,
-.safetensors). Then the workdir is where the figures go, and must not be a run's. With --front a
-run of PaLoRA is evaluated at so many preferences between its tasks; writes front.json, front.png.
+A file is what scripts/export.py wrote, which holds its config, or a checkpoint of
+scale-lab/MTLoRA (.pth, .npz, .safetensors). Then the workdir is where the figures go, and must not
+be a run's. With --front a run of PaLoRA is evaluated at so many preferences between its tasks;
+writes front.json and front.png.
 """
 
 import pathlib
@@ -31,7 +32,7 @@ def main() -> None:
     from mtl_vision.check import check
     from mtl_vision.errors import ConfigError
     from mtl_vision.evaluate import evaluate_file, evaluate_run, report
-    from mtl_vision.train import folder
+    from mtl_vision.train import folder, weights
 
     workdir = pathlib.Path(WORKDIR.value)
     if FRONT.value is not None:
@@ -45,8 +46,9 @@ def main() -> None:
     else:
         if (workdir / "config.json").exists():
             raise ConfigError(f"--workdir={workdir} is a run; give a folder of its own.")
-        cfg = check(cli.config_value(CONFIG))
-        final = evaluate_file(cfg, pathlib.Path(WEIGHTS.value), workdir, split=SPLIT.value)
+        file = pathlib.Path(WEIGHTS.value)
+        cfg = check(weights.config_of(file) if CONFIG.value is None else cli.config_value(CONFIG))
+        final = evaluate_file(cfg, file, workdir, split=SPLIT.value)
     print(report(cfg, final))
 
 

@@ -102,15 +102,25 @@ def first_state(cfg: Config, saved: Checkpoints, made: Start, say: Say) -> Train
     state = saved.restore(made.state)
     if int(state.step):
         say(f"Going on from step {int(state.step)}")
-    elif cfg.init_from:
-        state, unmatched = init_from(
-            pathlib.Path(cfg.init_from) / "checkpoints", state, skip=cfg.init_skip
-        )
-        for what, paths in unmatched._asdict().items():
-            for path in paths:
-                say(f"{cfg.init_from}: {what} {path}")
-        state = refreshed(made, state)
-    return state
+        return state
+    return initial_state(cfg, made, say)
+
+
+def initial_state(cfg: Config, made: Start, say: Say) -> TrainState:
+    """Returns the state before the first step: a fresh one, with what `init_from` gives.
+
+    Raises:
+      DataError: what is there is damaged or of another model.
+    """
+    if not cfg.init_from:
+        return made.state
+    state, unmatched = init_from(
+        pathlib.Path(cfg.init_from) / "checkpoints", made.state, skip=cfg.init_skip
+    )
+    for what, paths in unmatched._asdict().items():
+        for path in paths:
+            say(f"{cfg.init_from}: {what} {path}")
+    return refreshed(made, state)
 
 
 def refreshed(made: Start, state: TrainState) -> TrainState:

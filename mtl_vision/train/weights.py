@@ -1,5 +1,6 @@
 """Weights in single files: released checkpoints read; adapters and heads written and read."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -13,7 +14,7 @@ import numpy as np
 from flax import traverse_util
 
 from mtl_vision import rules
-from mtl_vision.errors import DataError
+from mtl_vision.errors import ConfigError, DataError
 from mtl_vision.models import released, released_invpt, released_mlore, released_taskprompter
 from mtl_vision.models.convert import convert
 from mtl_vision.train import integrity
@@ -83,6 +84,19 @@ def _torch(path):
     return {k: v.numpy() for k, v in found.items() if isinstance(v, torch.Tensor)}, {}
 
 
+def config_of(path: pathlib.Path) -> dict[str, Any]:
+    """Returns the config in a file that `export` wrote.
+
+    Raises:
+      ConfigError: the file has none.
+      DataError: it cannot be read.
+    """
+    _, metadata = read(path)
+    if metadata.get("format") != FORMAT:
+        raise ConfigError(f"{path} holds no config; give one, such as configs/mtlora_r64.py.")
+    return json.loads(metadata["config"])
+
+
 def export(path: pathlib.Path, state: TrainState, config: Mapping[str, Any]) -> None:
     """Writes what a run trained as one safetensors file: whole, or not at all.
 
@@ -129,8 +143,8 @@ def load(path: pathlib.Path, state: TrainState, tasks: Sequence[str]) -> TrainSt
         return _load_released(path, arrays, state, tasks)
     if metadata["frozen"] != str(_digest(state)):
         raise DataError(
-            f"{path} was trained on other frozen parameters than those of this model. Use its "
-            f"config's backbone weights and seed; the config is in the file's metadata."
+            f"{path} was trained on other frozen parameters than those of this model. Use the "
+            f"config in the file; its init_from must be the same run's."
         )
     mine = rules.flatten({name: getattr(state, name) for name in ("trainable", "stats")})
     faults = [f"{p} is missing" for p in mine if p not in arrays]
@@ -142,7 +156,10 @@ def load(path: pathlib.Path, state: TrainState, tasks: Sequence[str]) -> TrainSt
     ]
     if faults:
         raise DataError(f"{path} does not fit the model: {'; '.join(faults)}.")
-    return _filled(state, arrays)
+    step = np.asarray(int(metadata["step"]), state.step.dtype)
+    return dataclasses.replace(
+        _filled(state, arrays), step=jax.device_put(step, state.step.sharding)
+    )
 
 
 def _load_released(path, arrays, state, tasks):

@@ -34,11 +34,14 @@ def start(seed=0):
 
 def test_what_a_run_trained_comes_back(tmp_path):
     state, file = start(), tmp_path / "x.safetensors"
-    moved = dataclasses.replace(state, ema=jax.tree.map(lambda x: x + 1, state.ema))
+    moved = jax.tree.map(lambda x: x + 1, state.ema)
+    moved = dataclasses.replace(state, ema=moved, step=state.step + 7)
     weights.export(file, moved, {"seed": 0})
     assert not any(name.startswith("trainable/backbone") for name in load_file(file))
     assert list(tmp_path.iterdir()) == [file]
+    assert weights.config_of(file) == {"seed": 0}
     found = weights.load(file, state, TASKS)
+    assert int(found.step) == 7
     for tree in (found.trainable, found.ema):
         jax.tree.map(np.testing.assert_array_equal, tree, moved.ema)
     jax.tree.map(np.testing.assert_array_equal, found.frozen, state.frozen)
