@@ -35,7 +35,6 @@ SMALL = {
     "hyperformer_v": dict(embed=32),
     "mhr": dict(rank=4),
 }
-SPOIL = 1e-6  # of Δm, in percent: what is closer than this has not moved
 
 
 def rows() -> list[str]:
@@ -79,10 +78,6 @@ def loss(workdir: pathlib.Path) -> float:
     return json.loads(last)["loss/total"]
 
 
-def verdict(change: float) -> str:
-    return "beats" if change > SPOIL else "does not"
-
-
 def table(values: dict, out: pathlib.Path) -> str:
     """Returns the table of all finished runs as Markdown."""
     from mtl_vision import build
@@ -92,7 +87,7 @@ def table(values: dict, out: pathlib.Path) -> str:
 
     tasks = [t for group in build.groups(check(values)).values() for t in group]
     heads = [f"{t.name.rpartition('/')[2]} {t.score} {'↑' if t.sign > 0 else '↓'}" for t in tasks]
-    columns = ["adapter", "backbone side", "decoders", "loss", *heads, "Δm", "than decoders"]
+    columns = ["adapter", "backbone side", "decoders", "loss", *heads, "Δm", "beats decoders"]
     lines = [columns, ["---", *["---:"] * (len(columns) - 2), "---"]]
     done = [n for n in rows() if (out / n / "final_metrics.json").exists()]
     base = scores(check(values), out / "decoders") if "decoders" in done else None
@@ -103,7 +98,10 @@ def table(values: dict, out: pathlib.Path) -> str:
         cells += [f"{found[t.name]:.2f}" for t in tasks]
         if base:
             change = delta_m(found, base, {t.name: t.sign for t in tasks})
-            cells += [f"{change:+.2f}", "-" if name == "decoders" else verdict(change)]
+            cells += [
+                f"{change:+.2f}",
+                "-" if name == "decoders" else "yes" if change > 0 else "no",
+            ]
         lines.append(cells)
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
