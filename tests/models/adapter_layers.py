@@ -7,6 +7,7 @@ from flax import nnx
 
 from mtl_vision import rules
 from mtl_vision.models.adapters.sharing import Owners
+from mtl_vision.models.keys import Keys
 from mtl_vision.models.layers import Linear
 
 KEY = jax.random.key(0)
@@ -20,7 +21,7 @@ ALL, LAST, NONE, ONE = (
 
 
 def rngs():
-    return nnx.Rngs(params=KEY)
+    return Keys(params=KEY)
 
 
 def linear():

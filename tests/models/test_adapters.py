@@ -14,30 +14,33 @@ from mtl_vision.models import adapters, mtl
 from mtl_vision.models.adapters import inject, streams
 from mtl_vision.models.backbones import BACKBONES
 from mtl_vision.models.decoders import DECODERS
+from mtl_vision.models.keys import Keys
 from mtl_vision.models.layers import AdapterParam, TaskParam
+from tests.models.adapter_backbones import own_outputs_only, shaken
 
 KEY = jax.random.key(0)
+KINDS = (AdapterParam, TaskParam)
 OUTPUTS = {"a": {"semseg": 3, "normals": 3}, "b": {"depth": 1}}
 TASKS = ("a/semseg", "a/normals", "b/depth")
 VIT = dict(channels=8, depth=3, heads=2, patch=8, grid=(2, 2), taps=(1, 3))
 BACKBONE = {
     "swin": ("swin", dict(embed=8, depths=(1, 1), heads=(1, 2), window=2)),
+    "one": ("swin", dict(embed=8, depths=(1,), heads=(1,), window=2)),
     "vit": ("vit", VIT),
     "vit_scan": ("vit", VIT | dict(scan=True)),
 }
 # Options that fit the small backbones above.
 SMALL = {"mtlora": dict(rank=3, task_rank=2)}
-EVERY = [(name, kind) for name in SMALL for kind in ("swin", "vit_scan")]
 
 
 def plain(kind="swin"):
     name, options = BACKBONE[kind]
-    return BACKBONES[name](**options, rngs=nnx.Rngs(params=jax.random.key(1)))
+    return BACKBONES[name](**options, rngs=Keys(params=jax.random.key(1)))
 
 
 def adapted(name, kind="swin", **options):
     chosen = [(name, SMALL[name] | options)]
-    return adapters.adapt(plain(kind), chosen, tasks=TASKS, rngs=nnx.Rngs(params=KEY))
+    return adapters.adapt(plain(kind), chosen, tasks=TASKS, rngs=Keys(params=KEY))
 
 
 def model(backbone):
@@ -46,7 +49,7 @@ def model(backbone):
         channels=backbone.channels,
         strides=backbone.strides,
         widths=(4,) * len(backbone.channels),
-        rngs=nnx.Rngs(params=KEY),
+        rngs=Keys(params=KEY),
     )
     return mtl.MultiTask(backbone, decoder)
 
@@ -55,16 +58,9 @@ def image():
     return jax.random.normal(KEY, (2, 16, 16, 3))
 
 
-def compiled(module):
-    """Returns (function of the module's variables, the variables); compiled once for all calls."""
-    graphdef, state = nnx.split(module)
-    function = jax.jit(lambda state: nnx.merge(graphdef, state)(image()))
-    return function, nnx.to_pure_dict(state)
-
-
 def run(module):
-    function, state = compiled(module)
-    return function(state)
+    graphdef, state = nnx.split(module)
+    return jax.jit(lambda state: nnx.merge(graphdef, state)(image()))(state)
 
 
 @functools.cache
@@ -72,43 +68,50 @@ def plain_run(kind):
     return run(plain(kind))
 
 
-def shaken(state):
-    """All variables moved at random, so that no branch is zero."""
-    leaves, structure = jax.tree.flatten(state)
-    keys = jax.random.split(KEY, len(leaves))
-    moved = [x + 0.2 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
-    return jax.tree.unflatten(structure, moved)
-
-
-@pytest.mark.parametrize("name, kind", EVERY)
-def test_an_adapter_starts_as_the_backbone_and_its_tasks_are_slices(name, kind):
-    backbone = adapted(name, kind)
-    function, state = compiled(backbone)
-    for want, got in zip(plain_run(kind), function(state), strict=True):
+def starts_as(kind, taps):
+    for want, got in zip(plain_run(kind), taps, strict=True):
         for stream in got:
             np.testing.assert_array_equal(stream, want[0])
-    nnx.update(backbone, shaken(state))
-    # All tasks at once, those of one dataset, and what can be folded folded.
-    whole = function(shaken(state))
-    parts, folded = run(streams.select(backbone, "a")), run(inject.merge(backbone))
-    for all_, part, fold in zip(whole, parts, folded, strict=True):
+
+
+def test_mtlora_starts_as_the_backbone_and_its_tasks_own_their_slices():
+    backbone = adapted("mtlora")
+    graphdef, params, rest = nnx.split(backbone, KINDS, ...)
+    function = jax.jit(lambda params, rest: nnx.merge(graphdef, params, rest)(image()))
+    starts_as("swin", function(params, rest))
+    own_outputs_only(backbone, lambda params: function(params, rest), shaken(params))
+
+
+def test_tasks_of_a_dataset_are_slices_and_folding_changes_nothing():
+    backbone = adapted("mtlora", "vit_scan")
+
+    def states():
+        made = [backbone, streams.select(backbone, "a"), inject.merge(backbone)]
+        return zip(*map(nnx.split, made), strict=True)
+
+    graphdefs, start = states()
+    run = jax.jit(lambda s: [nnx.merge(*pair)(image()) for pair in zip(graphdefs, s, strict=True)])
+    starts_as("vit_scan", run(start)[0])
+    nnx.update(backbone, shaken(nnx.state(backbone)))
+    for all_, part, fold in zip(*run(list(states())[1]), strict=True):
         np.testing.assert_allclose(part, all_[: part.shape[0]], rtol=1e-5, atol=1e-5)
         np.testing.assert_allclose(fold, all_, atol=1e-5 * jnp.abs(all_).max())
 
 
-@pytest.mark.parametrize("name, kind", EVERY)
-def test_a_task_gives_no_gradient_to_the_slices_of_others(name, kind):
-    network = model(adapted(name, kind))
-    graphdef, *trees = mtl.split(network, dict.fromkeys(mtl.parameters(network), True))
+def test_a_task_gives_no_gradient_to_the_slices_of_others():
+    network = model(adapted("mtlora", "one"))
     own = rules.flatten(nnx.to_pure_dict(nnx.state(network, TaskParam)))
+    trains = {path: path in own for path in mtl.parameters(network)}
+    graphdef, *trees = mtl.split(network, trains)
 
     @jax.jit
     @jax.grad
-    def grad(trainable):
-        out = mtl.merge(graphdef, trainable, *trees[1:])(image(), dataset="a", key=KEY)
+    def grad(trainable, rest):
+        out = mtl.merge(graphdef, trainable, *rest)(image(), dataset="a", key=KEY)
         return jnp.square(out["normals"]).sum()
 
-    grads = rules.flatten(grad(shaken(trees[0])))
+    grads = rules.flatten(grad(shaken(trees[0]), trees[1:]))
+    assert grads.keys() == own.keys()
     for path in own:
         parts = jnp.moveaxis(grads[path], streams.task_axis(path), 0)
         assert jnp.abs(parts[0]).max() == jnp.abs(parts[2]).max() == 0 < jnp.abs(parts[1]).max()
@@ -148,7 +151,7 @@ def gains(kind, site, shared, tasks=TASKS, where=lambda place: True):
         if where(place):
             inject.wrap(block, site, lambda x: Gains(x, len(tasks), shared))
 
-    inject.edit_blocks(backbone, edit, rngs=nnx.Rngs(params=KEY))
+    inject.edit_blocks(backbone, edit, rngs=Keys(params=KEY))
     return backbone
 
 
@@ -216,6 +219,6 @@ def test_what_a_hypernetwork_writes_lasts_one_pass():
 
 def test_adapters_of_one_backbone_serve_the_same_tasks():
     with pytest.raises(ConfigError, match="built for a/semseg"):
-        adapters.adapt(adapted("mtlora"), [("mtlora", {})], tasks=2, rngs=nnx.Rngs(params=KEY))
+        adapters.adapt(adapted("mtlora"), [("mtlora", {})], tasks=2, rngs=Keys(params=KEY))
     with pytest.raises(ConfigError, match="Did you mean 'mtlora'"):
         adapters.trainable(["mtlorra"])

@@ -2,9 +2,12 @@
 
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
+from mtl_vision import rules
 from mtl_vision.models.adapters.prompts import PromptBlock
 from mtl_vision.models.adapters.tadformer import DynamicFilter, StaticFilter, TADLinear
 from mtl_vision.models.blocks import Block, Mlp
@@ -24,6 +27,9 @@ def test_dynamic_filter_normalises_a_kernel_made_from_the_mean():
     for i, j, c in np.ndindex(3, 4, 2):
         want[i, j, c] = (padded[i : i + 3, j : j + 3, c] * kernel[c]).sum()
     agree(part(jnp.asarray(z))[0, 1], want)
+    grads = jax.jit(jax.grad(lambda part: jnp.square(part(z)).sum()))(part)
+    for path, grad in rules.flatten(nnx.to_pure_dict(nnx.state(grads))).items():
+        assert np.isfinite(grad).all() and jnp.abs(grad).max() > 0, path
 
 
 def test_static_filter_is_one_per_task():
@@ -71,7 +77,8 @@ def test_tadformer_tasks_attend_with_their_prompts():
     p = y @ frozen["proj"][0] + frozen["proj"][1]
     shared = p + y @ lora["proj"][0] @ lora["proj"][1]
     x, prompts = jnp.asarray(tokens, jnp.float32), jnp.asarray(prompts, jnp.float32)
-    streams, averaged, maps = block._attend(x.reshape(1, 1, 2, 2, C), prompts[None, None], None)
+    attend = jax.jit(lambda block, *inputs: block._attend(*inputs, None))
+    streams, averaged, maps = attend(block, x.reshape(1, 1, 2, 2, C), prompts[None, None])
     agree(averaged[0, 0], shared[:T])
     agree(streams[0].reshape(4, C), shared[T:])
     agree(maps[1].reshape(4, C), m)

@@ -1,13 +1,12 @@
 """Numbers of parameters that adapters add to Swin, as the formulas of their papers give them."""
 
-import types
-
 import jax
 import pytest
 
 from mtl_vision import rules
 from mtl_vision.models import adapters, mtl
 from mtl_vision.models.backbones import BACKBONES
+from mtl_vision.models.keys import Keys
 
 TASKS = ("semseg", "normals", "sal", "human_parts")
 # Beside the settings that configs have: the other reading, and parameters per task.
@@ -26,8 +25,8 @@ OTHERS = (
 
 
 def sizes(name, adapter, **options):
-    """Returns sizes by path of a backbone with an adapter; keys do not matter and cost time."""
-    rngs = types.SimpleNamespace(params=lambda: jax.random.key(0))
+    """Returns sizes by path of a backbone with an adapter."""
+    rngs = Keys(params=jax.random.key(0))
 
     def build():
         backbone = BACKBONES[name](rngs=rngs)
