@@ -2,7 +2,7 @@
 
 import json
 
-from scripts.compare_adapters import config, table
+from scripts.adapters_table import config, table
 from tests import tiny
 
 
