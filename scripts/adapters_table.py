@@ -13,7 +13,6 @@ SMALL = {
     "tadformer": dict(rank=16),
     "vpt": dict(prompts=8, deep=True),
     "hyperformer": dict(embed=32),
-    "hyperformer_v": dict(embed=32),
     "mhr": dict(rank=4),
 }
 
