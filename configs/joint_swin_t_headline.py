@@ -18,6 +18,11 @@ from configs import joint_swin_t_hrnet
 def get_config() -> mlc.ConfigDict:
     c = joint_swin_t_hrnet.get_config()
     c.backbone.taps = "stage"
+    return everything(c)
+
+
+def everything(c: mlc.ConfigDict) -> mlc.ConfigDict:
+    """Puts both adapters, the experts, CAGrad and SAM into a config."""
     with c.ignore_type():  # a tuple in the place of one
         c.adapter = (
             dict(name="mtlora", rank=64, task_rank=4, scale=4.0, dropout=0.05),

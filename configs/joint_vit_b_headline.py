@@ -9,17 +9,8 @@ Recipe and data are those of `joint_vit_b_conv`. Not measured yet.
 
 import ml_collections as mlc
 
-from configs import joint_vit_b_conv
+from configs import joint_swin_t_headline, joint_vit_b_conv
 
 
 def get_config() -> mlc.ConfigDict:
-    c = joint_vit_b_conv.get_config()
-    with c.ignore_type():  # a tuple in the place of one
-        c.adapter = (
-            dict(name="mtlora", rank=64, task_rank=4, scale=4.0, dropout=0.05),
-            dict(name="polyhistor"),
-        )
-    c.decoder = dict(name="task_expert", preset="small", reads="both")
-    c.optim.aggregator = dict(name="cagrad")
-    c.optim.sam = dict(name="task_sam", rho_shared=0.05, rho_task=0.05)
-    return c
+    return joint_swin_t_headline.everything(joint_vit_b_conv.get_config())

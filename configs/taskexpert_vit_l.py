@@ -12,36 +12,14 @@ pretrained weights are at hand. Not measured yet.
 
 import ml_collections as mlc
 
+from configs import joint_vit_b_conv
+
 
 def get_config() -> mlc.ConfigDict:
-    c = mlc.ConfigDict()
-    c.seed, c.protocol, c.dtype = 0, "B", "float32"
-
-    c.data = dict(source="tfds", root="data", batch=4, workers=8, processes=0)
-    c.data.synth_pascal = dict(
-        root="",
-        config="512",
-        size=(512, 512),
-        batch=0,
-        tasks=("semseg", "normals", "edge", "sal", "human_parts"),
-        weight=1.0,
-        normals_sign=(1, 1, 1),
-        augment=dict(
-            flip=True,
-            rotate=0.0,
-            scales=(0.5, 2.0),
-            discrete=False,
-            max_share=0.75,
-            distort=True,
-        ),
-    )
-    c.loss_weights = dict(semseg=1.0, normals=10.0, edge=50.0, sal=5.0, human_parts=2.0)
-
+    c = joint_vit_b_conv.get_config()
+    del c.data.synth_nyud, c.loss_weights.depth
     # The position table of a 512x512 image, class token and last norm: 304,149,504 parameters.
-    c.backbone = dict(
-        name="vit_l", patch=16, grid=(32, 32), drop_path=0.15, scan=True, remat="block"
-    )
-    c.adapter = dict(name="none")
+    c.backbone.name = "vit_l"
     c.decoder = dict(
         name="task_expert",
         preset="budget",
@@ -60,38 +38,5 @@ def get_config() -> mlc.ConfigDict:
         aux_weight=1.0,
         reads="trunk",
         slots="task",
-    )
-    c.trainable = ()
-    c.init_from, c.init_skip = "", ()
-
-    c.optim = dict(
-        name="adam",
-        lr=2e-5,
-        lr_batch=0,
-        weight_decay=1e-6,
-        clip_norm=10.0,
-        decay=((".*", 1.0),),
-        lr_scale=((".*", 1.0),),
-        accumulate=1,
-        per_task="vmap",
-        ema=0.0,
-    )
-    # No per-task gradients: the plain gradient of the sum. See `mtl_vision.optim.methods`.
-    c.optim.aggregator = dict(name="sum")
-    c.optim.weighting = dict(name="equal")
-    c.optim.sam = dict(name="none")
-    c.schedule = dict(name="poly", power=0.9)
-    c.mesh = dict(data=-1, fsdp=1, tensor=1)
-    c.eval = dict(split="test", monitor="val", batch=4, limit=100, workers=8)
-    c.run = dict(
-        steps=40000,
-        log_every=50,
-        eval_every=1000,
-        save_every=1000,
-        keep=2,
-        best="",
-        panels=4,
-        conflicts_every=0,
-        dry=False,
     )
     return c
