@@ -142,7 +142,7 @@ class Optim:
       lr_scale: (path regex, factor on the learning rate) rules.
       accumulate: micro-batches one step is cut into.
       per_task: how per-task gradients are taken, where the aggregator needs them: ``vmap``,
-        ``scan``, ``passes``, ``two_pass`` or ``features``; see `mtl_vision.train.gradients`.
+        ``scan``, ``passes``, ``two_pass`` or ``features``; see `mtl_vision.train.per_task`.
       ema: decay of the moving average of the parameters, 0 for none.
     """
 

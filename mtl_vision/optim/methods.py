@@ -49,7 +49,7 @@ SAMS: dict[str, Callable[..., optax.GradientTransformation]] = {
     "task_sam": task_sam,
 }
 
-# Strategies that hold all rows, and those that never do; see `train.gradients`.
+# Strategies that hold all rows, and those that never do; see `train.per_task`.
 HELD = ("vmap", "scan", "passes")
 PER_TASK = (*HELD, "two_pass", "features")
 

@@ -16,15 +16,8 @@ from mtl_vision.models.adapters.ditask import factorize
 from mtl_vision.optim.methods import HELD
 from mtl_vision.train import checkpoint
 from mtl_vision.train.checkpoint import Checkpoints
-from mtl_vision.train.gradients import (
-    PLAIN,
-    Gradients,
-    additive,
-    independent_halves,
-    joint,
-    per_task,
-    two_pass,
-)
+from mtl_vision.train.gradients import PLAIN, Gradients, additive, joint
+from mtl_vision.train.per_task import independent_halves, per_task, two_pass
 from mtl_vision.train.state import Start, TrainState, create_state
 from mtl_vision.train.step import jit_train_step
 from mtl_vision.train.transfer import init_from

@@ -12,6 +12,7 @@ from mtl_vision import optim, rules
 from mtl_vision.models import mtl
 from mtl_vision.optim import rows as R
 from mtl_vision.train import gradients as G
+from mtl_vision.train import per_task as P
 from mtl_vision.train.step import parts_of
 from tests.train import toy
 
@@ -64,9 +65,9 @@ def taken(name, accumulate=1):
 
 
 def optim_strategies(owners):
-    found = {k: G.additive(partial(G.per_task, owners=owners, pull=k)) for k in G.PULLS}
+    found = {k: G.additive(partial(P.per_task, owners=owners, pull=k)) for k in P.PULLS}
     for gram in ("rows", "features"):
-        found[gram] = G.additive(partial(G.two_pass, owners=owners, gram=gram))
+        found[gram] = G.additive(partial(P.two_pass, owners=owners, gram=gram))
     for k in ("joint", "independent_halves"):
         found[k] = partial(getattr(G, k), owners=owners, tasks=TASKS)
     return found
@@ -103,7 +104,7 @@ def test_no_other_task_reaches_an_owned_leaf():
         assert np.any(flat[path])
 
 
-@pytest.mark.parametrize("pull", G.PULLS)
+@pytest.mark.parametrize("pull", P.PULLS)
 def test_exact_strategies_give_the_jacobian(pull):
     owners = problem()[-1]
     (rows, aux), (plain, expected) = taken(pull), jacobian()

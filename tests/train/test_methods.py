@@ -15,6 +15,7 @@ from mtl_vision.optim.loss_weightings import LOSS_WEIGHTINGS
 from mtl_vision.optim.methods import AGGREGATORS, first_link, methods
 from mtl_vision.optim.rows import Owner
 from mtl_vision.train import gradients as G
+from mtl_vision.train import per_task as P
 from mtl_vision.train.step import jit_train_step
 from tests.train import toy
 from tests.train.test_gradients import KINDS, TASKS
@@ -26,9 +27,9 @@ FLAT = optim.SCHEDULES["constant"](lr=1e-2, steps=10)
 
 def strategies(made, per_task="vmap"):
     """What `train.setup` chooses, for the small model."""
-    held = G.additive(partial(G.per_task, owners=OWNERS, pull=per_task))
+    held = G.additive(partial(P.per_task, owners=OWNERS, pull=per_task))
     joined = partial(G.joint, owners=OWNERS, tasks=TASKS)
-    halves = partial(G.independent_halves, owners=OWNERS, tasks=TASKS)
+    halves = partial(P.independent_halves, owners=OWNERS, tasks=TASKS)
     again = {"losses": joined, "cross": halves}.get(made.need, held)
     return {"sam": joined, "samo": joined, "task_sam": held}.get(made.sam, again), again
 
