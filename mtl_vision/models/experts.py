@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from mtl_vision.models.gates import scattered
 from mtl_vision.models.layers import (
     AdapterParam,
     Dtype,
@@ -88,8 +89,7 @@ class Experts(nnx.Module):
     def dense(self, x: jax.Array, weights: jax.Array, index: jax.Array) -> jax.Array:
         """All experts on all tokens."""
         (w1, b1), (w2, b2) = self.fc1.weights(), self.fc2.weights()
-        chosen = jax.nn.one_hot(index, len(w1), dtype=x.dtype)
-        gates = (weights[..., None] * chosen).sum(-2)
+        gates = scattered(weights, index, len(w1))
         hidden = gelu(jnp.einsum("...d,edh->...eh", x, w1) + expand(b1, x.ndim + 1))
         return jnp.einsum("...eh,ehd->...d", hidden * gates[..., None], w2) + gates @ b2
 

@@ -109,17 +109,20 @@ def in_top(
     return jax.scipy.stats.norm.cdf((clean - threshold) / deviation)
 
 
-def scattered(routing: Routing) -> jax.Array:
-    """Returns the weights of all experts, ``[..., E]``, 0 where they are not chosen."""
-    chosen = jax.nn.one_hot(routing.index, routing.load.shape[-1], dtype=routing.weights.dtype)
-    return (routing.weights[..., None] * chosen).sum(-2)
+def scattered(weights: jax.Array, index: jax.Array, experts: int) -> jax.Array:
+    """Returns the weights of all experts, ``[..., E]``: those ``[..., K]`` of `index`, else 0."""
+    chosen = jax.nn.one_hot(index, experts, dtype=weights.dtype)
+    return (weights[..., None] * chosen).sum(-2)
 
 
-def spread(v: jax.Array) -> jax.Array:
-    """``(deviation / mean)^2`` on the last axis, the deviation unbiased; 0 for one expert."""
+def spread(v: jax.Array, eps: float = 0.0) -> jax.Array:
+    """``(deviation / mean)^2`` on the last axis, the deviation unbiased; 0 for one expert.
+
+    `eps` is added to the squared mean.
+    """
     if v.shape[-1] == 1:
         return jnp.zeros(v.shape[:-1], v.dtype)
-    return v.var(-1, ddof=1) / (jnp.square(v.mean(-1)) + 1e-10)
+    return v.var(-1, ddof=1) / (jnp.square(v.mean(-1)) + eps)
 
 
 def balance(routing: Routing) -> jax.Array:
@@ -131,8 +134,9 @@ def balance(routing: Routing) -> jax.Array:
     Args:
       routing: of tokens ``[S, B, ...]``, a gate each for the S streams.
     """
-    sums = (x.sum(range(1, x.ndim - 1)) for x in (scattered(routing), routing.load))
-    return sum(spread(v).sum() for v in sums)
+    weights = scattered(routing.weights, routing.index, routing.load.shape[-1])
+    sums = (x.sum(range(1, x.ndim - 1)) for x in (weights, routing.load))
+    return sum(spread(v, 1e-10).sum() for v in sums)
 
 
 def per_stream(x: jax.Array, kernel: jax.Array) -> jax.Array:

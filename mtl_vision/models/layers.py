@@ -46,6 +46,13 @@ def widen(x: jax.Array) -> jax.Array:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
+def standardized(x: jax.Array, axes: int | tuple[int, ...], eps: float) -> jax.Array:
+    """Returns `x` with mean 0 and variance 1 over `axes`, in float32 or wider."""
+    x = widen(x)
+    x = x - x.mean(axes, keepdims=True)
+    return x * jax.lax.rsqrt(jnp.square(x).mean(axes, keepdims=True) + eps)
+
+
 def expand(x: jax.Array, ndim: int) -> jax.Array:
     """Adds leading axes of size 1 up to `ndim`, to broadcast on purpose."""
     return jax.lax.expand_dims(x, range(ndim - x.ndim))
@@ -170,9 +177,7 @@ class LayerNorm(nnx.Module):
 
     def __call__(self, x: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
         del key
-        x = widen(x)
-        x = x - x.mean(-1, keepdims=True)
-        y = x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + self.eps)
+        y = standardized(x, -1, self.eps)
         y = y * expand(self.scale[...], y.ndim) + expand(self.bias[...], y.ndim)
         return y.astype(compute_type(self.dtype, self.scale))
 

@@ -71,14 +71,6 @@ def test_only_the_largest_gates_are_kept(select):
     assert np.flatnonzero(noisy) == [0]
 
 
-def test_balance_is_the_squared_coefficient_of_variation():
-    assert mlore_block.balance(jnp.full((2, 3, 5), 0.2)) < 1e-12
-    gates = np.random.RandomState(0).rand(2, 3, 5)
-    mean = gates.mean((0, 1))
-    expected = (mean.std(ddof=1) / mean.mean()) ** 2
-    np.testing.assert_allclose(mlore_block.balance(jnp.asarray(gates)), expected, rtol=1e-5)
-
-
 def test_experts_and_the_enlarged_convolution_are_what_they_stand_for():
     experts = randomized(mlore_block.Experts(4, (1, 2, 3), dtype=None, rngs=nnx.Rngs(params=KEY)))
     x, kernel = jax.random.normal(KEY, (2, 1, 3, 5, 4)), jax.random.normal(KEY, (3, 3, 4, 2))

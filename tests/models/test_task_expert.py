@@ -12,7 +12,7 @@ from mtl_vision import rules
 from mtl_vision.errors import ConfigError
 from mtl_vision.models import mtl
 from mtl_vision.models.decoders import DECODERS
-from mtl_vision.models.decoders.task_expert.gates import imbalance
+from mtl_vision.models.gates import spread
 
 KEY = jax.random.key(0)
 OUTPUTS = {"a": {"semseg": 3, "edge": 1}, "b": {"semseg": 4, "depth": 1, "edge": 1}}
@@ -149,9 +149,8 @@ def test_every_parameter_learns_from_the_tasks_that_own_it(variant):
 
 
 def test_a_penalty_weighs_the_imbalance_of_all_taps():
-    # Mean gates (1/2, 1/3, 1/6): mean 1/3, variance (1/36 + 0 + 1/36) / 3, so 1/54 * 9.
-    gates = jnp.array([[3.0, 2.0, 1.0], [1.0, 2 / 3, 1 / 3]]) / jnp.array([[6.0], [2.0]])
-    np.testing.assert_allclose(imbalance(gates[:, None, None, None]), 1 / 6, rtol=1e-6)
+    # Mean 1/3, variance (1/36 + 0 + 1/36) / 2, so 1/36 * 9.
+    np.testing.assert_allclose(spread(jnp.array([3.0, 2.0, 1.0]) / 6), 1 / 4, rtol=1e-6)
     decoder = build(**SMALL, balance_weight=0.1)
 
     def penalties(decoder):
@@ -159,7 +158,11 @@ def test_a_penalty_weighs_the_imbalance_of_all_taps():
         decoder(*feed("a", "trunk"), dataset="a")
         unchanged = decoder.penalty[...]
         decoder(*feed("a", "trunk"), dataset="a", key=KEY)
-        return unchanged, decoder.penalty[...], 0.1 * sum(map(imbalance, gates))
+        return (
+            unchanged,
+            decoder.penalty[...],
+            0.1 * sum(spread(g.mean((0, 1, 2, 3))) for g in gates),
+        )
 
     before, after, expected = run(decoder, penalties)
     assert before == 0 < after

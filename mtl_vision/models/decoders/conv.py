@@ -1,13 +1,13 @@
 """A small convolutional decoder: good quality for little time."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from mtl_vision.models import convolution
-from mtl_vision.models.decoders.per_task import Outputs, check_dataset
+from mtl_vision.models.decoders.per_task import Outputs, PerDataset
 from mtl_vision.models.layers import (
     BatchNorm,
     Conv,
@@ -31,7 +31,7 @@ class ConvHeads(nnx.Module):
     def __init__(
         self,
         channels: Sequence[int],
-        kinds: dict[str, int],
+        kinds: Mapping[str, int],
         *,
         width: int,
         dtype: Dtype = None,
@@ -84,38 +84,6 @@ def _mix_streams(x, kernels):  # [T, B, h, w, W], [T, 3, 3, W, W] -> [B, h, w, T
     return jnp.stack([convolution.conv(u, kernel, padding=1) for u, kernel in pairs], -2)
 
 
-class ConvDecoder(nnx.Module):
-    """`ConvHeads` for every dataset; see `conv`."""
-
-    def __init__(
-        self,
-        outputs: Outputs,
-        channels: Sequence[int],
-        *,
-        width: int,
-        dtype: Dtype = None,
-        rngs: nnx.Rngs,
-    ):
-        self.heads = nnx.Dict(
-            {
-                dataset: ConvHeads(channels, dict(kinds), width=width, dtype=dtype, rngs=rngs)
-                for dataset, kinds in outputs.items()
-            }
-        )
-
-    def __call__(
-        self,
-        trunk: Sequence[jax.Array] | None,
-        streams: Sequence[jax.Array] | None,
-        *,
-        dataset: str,
-        key: jax.Array | None = None,
-    ) -> dict[str, jax.Array]:
-        """Decodes the tasks of `dataset`; see `PerTask`."""
-        check_dataset(dataset, self.heads)
-        return self.heads[dataset](trunk, streams, key=key)
-
-
 def conv(
     *,
     outputs: Outputs,
@@ -124,7 +92,7 @@ def conv(
     width: int = 64,
     dtype: Dtype = None,
     rngs: nnx.Rngs,
-) -> ConvDecoder:
+) -> PerDataset:
     """Heads of `width` channels for every task.
 
     Args:
@@ -136,4 +104,5 @@ def conv(
       rngs: of the parameters.
     """
     del strides
-    return ConvDecoder(outputs, channels, width=width, dtype=dtype, rngs=rngs)
+    make = dict(width=width, dtype=dtype, rngs=rngs)
+    return PerDataset(outputs, lambda _, kinds: ConvHeads(channels, kinds, **make))

@@ -5,6 +5,7 @@ Maps of all tasks are ``[B, h, w, T, C]``, see `task_maps`.
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +14,8 @@ from flax import nnx
 from mtl_vision.errors import ConfigError
 from mtl_vision.models.decoders.invpt_attention import HEADS, AttentionBlock
 from mtl_vision.models.decoders.invpt_mix import STAGES, Mix
-from mtl_vision.models.decoders.per_task import Outputs, check_dataset
-from mtl_vision.models.decoders.task_maps import Deconv, JointNorm, TaskConvNorm, each, resize_tasks
+from mtl_vision.models.decoders.per_task import Outputs, PerDataset
+from mtl_vision.models.decoders.task_maps import Deconv, TaskConvNorm, TaskNorm, each, resize_tasks
 from mtl_vision.models.layers import Conv, Dtype, Identity
 from mtl_vision.models.resize import resize
 
@@ -60,7 +61,7 @@ class Stage(nnx.Module):
         self.up1 = TaskConvNorm(tasks, d_in, d_out, dilation=2, **make) if index else Identity()
         self.up2 = TaskConvNorm(tasks, d_out, d_out, dilation=2, **make) if index else Identity()
         self.block = AttentionBlock(tasks, d_out, pool=2 ** (index + 1), fuse=index > 0, **make)
-        self.norm = JointNorm(tasks, d_out, dtype=dtype)
+        self.norm = TaskNorm(tasks, d_out, joint=True, dtype=dtype)
         self.first = index == 0
 
     def __call__(
@@ -162,8 +163,8 @@ def taps_of(strides: Sequence[int]) -> tuple[tuple[int, int], int]:
     return tuple(near), last
 
 
-class InvPT(nnx.Module):
-    """`InvPTHeads` for every dataset; see `invpt`.
+class InvPT(PerDataset):
+    """`InvPTHeads` for every dataset; see `invpt`. With a key, values are ``(final, preliminary)``.
 
     Attributes: `intermediate_weight` of the preliminary predictions in the loss.
     """
@@ -174,33 +175,16 @@ class InvPT(nnx.Module):
         channels: Sequence[int],
         strides: Sequence[int],
         *,
-        width: int,
-        out: int,
         intermediate: float,
-        dtype: Dtype,
-        rngs: nnx.Rngs,
+        out: int,
+        **options: Any,
     ):
-        make = dict(width=width, out=out, dtype=dtype, rngs=rngs)
-        self.heads = nnx.Dict(
-            {
-                dataset: InvPTHeads(channels, strides, kinds, **make)
-                for dataset, kinds in outputs.items()
-            }
-        )
+        def make(_: str, kinds: Mapping[str, int]) -> InvPTHeads:
+            return InvPTHeads(channels, strides, kinds, out=out, **options)
+
+        super().__init__(outputs, make)
         self.intermediate_weight = intermediate
         self.channels, self.strides, self.out = tuple(channels), tuple(strides), out
-
-    def __call__(
-        self,
-        trunk: Sequence[jax.Array] | None,
-        streams: Sequence[jax.Array] | None,
-        *,
-        dataset: str,
-        key: jax.Array | None = None,
-    ) -> dict[str, jax.Array | tuple[jax.Array, jax.Array]]:
-        """Decodes the tasks of `dataset`; see `PerTask`. With a key, ``(final, preliminary)``."""
-        check_dataset(dataset, self.heads)
-        return self.heads[dataset](trunk, streams, key=key)
 
     def unread(self, dataset: str, size: tuple[int, int]) -> tuple[int, int]:
         """What published counts contain besides: parts of the authors' model that nothing reads.

@@ -8,18 +8,16 @@ import jax.numpy as jnp
 from flax import nnx
 
 from mtl_vision.errors import ConfigError, lookup, nearest
-from mtl_vision.models.decoders.enlarged import enlarged_conv
-from mtl_vision.models.decoders.mlore_block import SELECT, MoEBlock, Router, TaskLinear, balance
-from mtl_vision.models.decoders.per_task import Outputs, check_dataset
+from mtl_vision.models.decoders.mlore_block import SELECT, MoEBlock, Router, TaskLinear
+from mtl_vision.models.decoders.per_task import Outputs, PerDataset
 from mtl_vision.models.decoders.task_maps import TaskConv, each
+from mtl_vision.models.gates import spread
 from mtl_vision.models.layers import (
     BatchNorm,
     Conv,
     Dtype,
     Linear,
     Penalty,
-    compute_type,
-    expand,
     gelu,
     torch_uniform,
     widen,
@@ -113,7 +111,7 @@ class MLoREHeads(nnx.Module):
                 gates.append(p)
             levels.append(x)
         if key is not None:
-            self.penalty[...] = self.balance * sum(balance(p) for p in gates)
+            self.penalty[...] = self.balance * sum(spread(p.mean((0, 1))) for p in gates)
         return self.predictions(self.chosen(levels, key=key), key=key)
 
     def fused(
@@ -134,11 +132,7 @@ class MLoREHeads(nnx.Module):
 
     def predictions(self, x: jax.Array, *, key: jax.Array | None = None) -> dict[str, jax.Array]:
         """``[B, h, w, T, C]``, enlarged -> ``{kind: [B, 4h, 4w, K]}``."""
-        dtype = compute_type(self.mix.dtype, self.mix.kernel)
-        kernels = self.mix.kernel.astype(dtype)
-        maps = [enlarged_conv(u, k, ENLARGE) for u, k in zip(each(x), kernels, strict=True)]
-        y = jnp.stack(maps, -2)
-        y = gelu(self.mix_norm(y + expand(self.mix.bias.astype(dtype), y.ndim), key=key))
+        y = gelu(self.mix_norm(self.mix(each(x), enlarge=ENLARGE), key=key))
         return {kind: self.predict[kind](u) for kind, u in zip(self.kinds, each(y), strict=True)}
 
     def merged(self) -> nnx.Module:
@@ -146,38 +140,6 @@ class MLoREHeads(nnx.Module):
         self.first = nnx.List([block.merged() for block in self.first])
         self.second = nnx.List([block.merged() for block in self.second])
         return self
-
-
-class MLoRE(nnx.Module):
-    """`MLoREHeads` for every dataset; see `mlore`."""
-
-    def __init__(
-        self,
-        outputs: Outputs,
-        channels: Sequence[int],
-        strides: Sequence[int],
-        *,
-        grids: Mapping[str, Grid],
-        **options: Any,
-    ):
-        self.heads = nnx.Dict(
-            {
-                dataset: MLoREHeads(channels, strides, kinds, grid=grids[dataset], **options)
-                for dataset, kinds in outputs.items()
-            }
-        )
-
-    def __call__(
-        self,
-        trunk: Sequence[jax.Array] | None,
-        streams: Sequence[jax.Array] | None,
-        *,
-        dataset: str,
-        key: jax.Array | None = None,
-    ) -> dict[str, jax.Array]:
-        """Decodes the tasks of `dataset`; see `PerTask`."""
-        check_dataset(dataset, self.heads)
-        return self.heads[dataset](trunk, streams, key=key)
 
 
 def mlore(
@@ -194,7 +156,7 @@ def mlore(
     grid: Grid | Mapping[str, Grid] = (32, 32),
     dtype: Dtype = None,
     rngs: nnx.Rngs,
-) -> MLoRE:
+) -> PerDataset:
     """MLoRE (arXiv 2403.17749; the authors' code where they differ), one per dataset.
 
     Every tap goes through two blocks of low-rank experts, which the tasks of a dataset share, see
@@ -215,7 +177,8 @@ def mlore(
       task_rank: of the experts that each task has for itself.
       top: how many experts a task keeps, from 1 to their number.
       select: what the router keeps the largest of, ``gates`` or ``logits``; see `SELECT`.
-      balance: weight of the experts' balance in the loss, at least 0; see `MLoREHeads.penalty`.
+      balance: weight of the experts' balance in the loss, at least 0; the squared coefficient of
+        variation of their mean gates, summed over the blocks.
       grid: places that the routers have weights for, the size of a tap of stride 16; for all, or
         by dataset.
       dtype: compute type.
@@ -226,20 +189,14 @@ def mlore(
     """
     lookup(SELECT, select, "decoder.select")
     _check(width, ranks, task_rank, top, balance)
-    return MLoRE(
-        outputs,
-        channels,
-        tuple(strides),
-        grids=_grids(grid, outputs),
-        width=width,
-        ranks=ranks,
-        task_rank=task_rank,
-        top=top,
-        select=select,
-        balance=balance,
-        dtype=dtype,
-        rngs=rngs,
-    )
+    grids = _grids(grid, outputs)
+    options = dict(width=width, ranks=ranks, task_rank=task_rank, top=top, select=select)
+    options |= dict(balance=balance, dtype=dtype, rngs=rngs)
+
+    def make(dataset: str, kinds: Mapping[str, int]) -> MLoREHeads:
+        return MLoREHeads(channels, strides, kinds, grid=grids[dataset], **options)
+
+    return PerDataset(outputs, make)
 
 
 def _check(width, ranks, task_rank, top, balance):

@@ -12,7 +12,8 @@ from flax import nnx
 
 from mtl_vision.errors import lookup
 from mtl_vision.models.decoders.mlore_merged import MergedBlock
-from mtl_vision.models.decoders.task_maps import TaskConv, each
+from mtl_vision.models.decoders.task_maps import TaskConv, TaskNorm, each
+from mtl_vision.models.gates import renormalised, scattered, soft
 from mtl_vision.models.layers import (
     BatchNorm,
     Conv,
@@ -26,18 +27,8 @@ from mtl_vision.models.layers import (
 )
 from mtl_vision.models.resize import resize
 
-
-def select_gates(logits: jax.Array, kept: jax.Array) -> jax.Array:
-    """Softmax over all, then only the kept ones, which no longer add up to 1."""
-    return jax.nn.softmax(logits, -1) * kept
-
-
-def select_logits(logits: jax.Array, kept: jax.Array) -> jax.Array:
-    """Softmax over the kept ones."""
-    return jax.nn.softmax(logits, -1, where=kept > 0)
-
-
-SELECT = {"gates": select_gates, "logits": select_logits}
+# What a task keeps the largest of: gates, which then no longer add up to 1, or logits.
+SELECT = {"gates": soft, "logits": renormalised}
 
 
 def route(
@@ -56,19 +47,8 @@ def route(
     """
     if noise is not None:
         logits = logits + scale * noise.astype(logits.dtype)
-    _, chosen = jax.lax.top_k(logits, top)
-    kept = jax.nn.one_hot(chosen, logits.shape[-1], dtype=logits.dtype).sum(-2)
-    return lookup(SELECT, select, "decoder.select")(logits, kept)
-
-
-def balance(gates: jax.Array) -> jax.Array:
-    """``(std / mean)^2`` of the experts' mean gates, 0 if they are equal.
-
-    Args:
-      gates: ``[B, T, E]``; the mean is over images and tasks, the deviation the unbiased one.
-    """
-    mean = gates.mean((0, 1))
-    return mean.var(ddof=1) / jnp.square(mean.mean())
+    weights, index = lookup(SELECT, select, "decoder.select")(logits, top)
+    return scattered(weights, index, logits.shape[-1])
 
 
 class TaskLinear(nnx.Module):
@@ -91,22 +71,6 @@ class TaskLinear(nnx.Module):
         else:
             y = jnp.einsum("...tc,tcd->...td", x, kernel)
         return y + expand(self.bias.astype(dtype), y.ndim)
-
-
-class TaskLayerNorm(nnx.Module):
-    """LayerNorm with a scale and a bias per task: ``[..., T, C]``."""
-
-    def __init__(self, tasks: int, channels: int, *, dtype: Dtype = None):
-        self.scale = TaskParam(jnp.ones((tasks, channels), jnp.float32))
-        self.bias = TaskParam(jnp.zeros((tasks, channels), jnp.float32))
-        self.dtype = dtype
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        x = widen(x)
-        x = x - x.mean(-1, keepdims=True)
-        y = x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + 1e-5)
-        y = y * expand(self.scale[...], y.ndim) + expand(self.bias[...], y.ndim)
-        return y.astype(compute_type(self.dtype, self.scale))
 
 
 class Router(nnx.Module):
@@ -132,11 +96,11 @@ class Router(nnx.Module):
         quarter, places = channels // 4, torch_uniform(grid[0] * grid[1])
         make = dict(dtype=dtype, rngs=rngs)
         self.near_in = TaskLinear(tasks, channels, quarter, **make)
-        self.near_norm = TaskLayerNorm(tasks, quarter, dtype=dtype)
+        self.near_norm = TaskNorm(tasks, quarter, dtype=dtype)
         self.near_out = TaskLinear(tasks, quarter, quarter, **make)
         self.places = TaskParam(places(rngs.params(), (tasks, *grid), jnp.float32))
         self.places_bias = TaskParam(places(rngs.params(), (tasks,), jnp.float32))
-        self.far_norm = TaskLayerNorm(tasks, channels, dtype=dtype)
+        self.far_norm = TaskNorm(tasks, channels, dtype=dtype)
         self.far_out = TaskLinear(tasks, channels, quarter, **make)
         self.out = TaskLinear(tasks, 2 * quarter, 2 * experts + 1, **make)
         self.top, self.select, self.dtype = top, select, dtype

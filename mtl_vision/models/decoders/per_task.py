@@ -1,6 +1,7 @@
-"""A decoder made of one head per task."""
+"""Decoders made of one head per task, or of one decoder per dataset."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import jax
 from flax import nnx
@@ -18,6 +19,34 @@ def check_dataset(dataset: str, known: Iterable[str]) -> None:
             f"dataset {dataset!r} has no heads; the model was built for "
             f"{', '.join(known)}.{nearest(dataset, known)}"
         )
+
+
+class PerDataset(nnx.Module):
+    """Runs the decoder of one dataset.
+
+    Args:
+      outputs: ``{dataset: {kind: channels}}``.
+      make: makes the decoder of a dataset from its name and its ``{kind: channels}``: a module
+        ``(trunk, streams, key=...)`` that returns what `__call__` does.
+    """
+
+    def __init__(self, outputs: Outputs, make: Callable[[str, Mapping[str, int]], nnx.Module]):
+        self.heads = nnx.Dict({dataset: make(dataset, kinds) for dataset, kinds in outputs.items()})
+
+    def __call__(
+        self,
+        trunk: Sequence[jax.Array] | None,
+        streams: Sequence[jax.Array] | None,
+        *,
+        dataset: str,
+        key: jax.Array | None = None,
+    ) -> dict[str, Any]:
+        """Decodes the tasks of `dataset`; arguments and errors as in `PerTask`.
+
+        Returns: ``{kind: [B, h', w', K]}``; with a key the values may be tuples, see `MultiTask`.
+        """
+        check_dataset(dataset, self.heads)
+        return self.heads[dataset](trunk, streams, key=key)
 
 
 class PerTask(nnx.Module):

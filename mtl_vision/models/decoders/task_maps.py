@@ -12,14 +12,15 @@ import jax.numpy as jnp
 from flax import nnx
 
 from mtl_vision.models import convolution
+from mtl_vision.models.decoders.enlarged import enlarged_conv
 from mtl_vision.models.layers import (
     BatchNorm,
     Dtype,
     TaskParam,
     compute_type,
     expand,
+    standardized,
     torch_uniform,
-    widen,
 )
 from mtl_vision.models.resize import resize
 
@@ -65,11 +66,18 @@ class TaskConv(nnx.Module):
         self.bias = kind(uniform(rngs.params(), (tasks, d_out), jnp.float32)) if bias else None
         self.dilation, self.padding, self.dtype = dilation, dilation * (size - 1) // 2, dtype
 
-    def __call__(self, maps: Sequence[jax.Array]) -> jax.Array:
+    def __call__(self, maps: Sequence[jax.Array], *, enlarge: int = 1) -> jax.Array:
+        """Of maps enlarged by `enlarge`, which takes a plain 3x3 kernel; see `enlarged_conv`."""
         dtype = compute_type(self.dtype, self.kernel)
         options = dict(padding=self.padding, dilation=self.dilation)
+
+        def one(x: jax.Array, kernel: jax.Array) -> jax.Array:
+            if enlarge > 1:
+                return enlarged_conv(x, kernel, enlarge)
+            return convolution.conv(x, kernel, **options)
+
         pairs = zip(maps, self.kernel.astype(dtype), strict=True)
-        y = jnp.stack([convolution.conv(x.astype(dtype), k, **options) for x, k in pairs], -2)
+        y = jnp.stack([one(x.astype(dtype), kernel) for x, kernel in pairs], -2)
         return y if self.bias is None else y + expand(self.bias.astype(dtype), y.ndim)
 
 
@@ -101,17 +109,18 @@ class TaskConvNorm(nnx.Module):
         return jax.nn.relu(self.norm(fold(y), key=key)).reshape(y.shape)
 
 
-class JointNorm(nnx.Module):
-    """LayerNorm over the channels of all tasks together: ``[..., T, C]``."""
+class TaskNorm(nnx.Module):
+    """LayerNorm with a scale and a bias per task: ``[..., T, C]``.
 
-    def __init__(self, tasks: int, channels: int, *, dtype: Dtype = None):
+    Statistics are over the channels of a task, or, with `joint`, of all tasks together.
+    """
+
+    def __init__(self, tasks: int, channels: int, *, joint: bool = False, dtype: Dtype = None):
         self.scale = TaskParam(jnp.ones((tasks, channels), jnp.float32))
         self.bias = TaskParam(jnp.zeros((tasks, channels), jnp.float32))
-        self.dtype = dtype
+        self.axes, self.dtype = (-2, -1) if joint else (-1,), dtype
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        x, axes = widen(x), (-2, -1)
-        x = x - x.mean(axes, keepdims=True)
-        y = x * jax.lax.rsqrt(jnp.square(x).mean(axes, keepdims=True) + 1e-5)
+        y = standardized(x, self.axes, 1e-5)
         y = y * expand(self.scale[...], y.ndim) + expand(self.bias[...], y.ndim)
         return y.astype(compute_type(self.dtype, self.scale))

@@ -3,20 +3,16 @@
 from collections.abc import Mapping, Sequence
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
 from mtl_vision.errors import ConfigError
-from mtl_vision.models.decoders.enlarged import enlarged_conv
-from mtl_vision.models.decoders.per_task import Outputs, check_dataset
+from mtl_vision.models.decoders.per_task import Outputs, PerDataset
 from mtl_vision.models.decoders.task_maps import TaskConv, each
 from mtl_vision.models.layers import (
     NORMAL,
     BatchNorm,
     Dtype,
     Linear,
-    compute_type,
-    expand,
     gelu,
     torch_uniform,
 )
@@ -46,38 +42,9 @@ class TaskPrompterHeads(nnx.Module):
         """``[[B, h, w, C], ...]`` or ``[[T, B, h, w, C], ...]`` -> ``{kind: [B, 4h, 4w, K]}``."""
         levels = [x[None] for x in trunk] if streams is None else streams
         total = sum(resize(x, levels[0].shape[-3:-1]) for x in levels)
-        dtype = compute_type(self.mix.dtype, self.mix.kernel)
-        maps = [
-            enlarged_conv(total[t % len(total)].astype(dtype), kernel, ENLARGE)
-            for t, kernel in enumerate(self.mix.kernel.astype(dtype))
-        ]
-        y = jnp.stack(maps, -2)
-        y = gelu(self.norm(y + expand(self.mix.bias.astype(dtype), y.ndim), key=key))
+        maps = [total[t % len(total)] for t in range(len(self.kinds))]
+        y = gelu(self.norm(self.mix(maps, enlarge=ENLARGE), key=key))
         return {kind: self.predict[kind](u) for kind, u in zip(self.kinds, each(y), strict=True)}
-
-
-class TaskPrompterDecoder(nnx.Module):
-    """`TaskPrompterHeads` for every dataset; see `task_prompter`."""
-
-    def __init__(self, outputs: Outputs, width: int, *, dtype: Dtype, rngs: nnx.Rngs):
-        self.heads = nnx.Dict(
-            {
-                dataset: TaskPrompterHeads(width, kinds, dtype=dtype, rngs=rngs)
-                for dataset, kinds in outputs.items()
-            }
-        )
-
-    def __call__(
-        self,
-        trunk: Sequence[jax.Array] | None,
-        streams: Sequence[jax.Array] | None,
-        *,
-        dataset: str,
-        key: jax.Array | None = None,
-    ) -> dict[str, jax.Array]:
-        """Decodes the tasks of `dataset`; see `PerTask`."""
-        check_dataset(dataset, self.heads)
-        return self.heads[dataset](trunk, streams, key=key)
 
 
 def task_prompter(
@@ -87,7 +54,7 @@ def task_prompter(
     strides: Sequence[int],
     dtype: Dtype = None,
     rngs: nnx.Rngs,
-) -> TaskPrompterDecoder:
+) -> PerDataset:
     """Heads of TaskPrompter (prismformore/Multi-Task-Transformer), to the adapter of that name.
 
     The taps of a task, of one width, are summed and enlarged four times; a 3x3 convolution,
@@ -110,4 +77,5 @@ def task_prompter(
             f"config.decoder.name='task_prompter' sums the taps, whose channels are "
             f"{tuple(channels)}; they must be equal, as the adapter task_prompter makes them."
         )
-    return TaskPrompterDecoder(outputs, channels[0], dtype=dtype, rngs=rngs)
+    make = dict(dtype=dtype, rngs=rngs)
+    return PerDataset(outputs, lambda _, kinds: TaskPrompterHeads(channels[0], kinds, **make))

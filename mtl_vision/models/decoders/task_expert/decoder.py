@@ -11,11 +11,12 @@ from mtl_vision.errors import ConfigError
 from mtl_vision.models.adapters.streams import copy
 from mtl_vision.models.decoders.per_task import Outputs, check_dataset
 from mtl_vision.models.decoders.task_expert.experts import EXPERTS
-from mtl_vision.models.decoders.task_expert.gates import Context, GateOptions, imbalance
+from mtl_vision.models.decoders.task_expert.gates import Context, GateOptions
 from mtl_vision.models.decoders.task_expert.grid import ToGrid
 from mtl_vision.models.decoders.task_expert.heads import HEADS, Predict
 from mtl_vision.models.decoders.task_expert.memory import MemoryOptions, TaskTap
 from mtl_vision.models.decoders.task_expert.stacked import StackedNorm
+from mtl_vision.models.gates import spread
 from mtl_vision.models.layers import NORMAL, Dtype, Penalty, TaskParam, gelu
 
 KINDS = "kinds"  # what stands for a dataset where all datasets share the slots
@@ -167,7 +168,8 @@ class TaskExpert(nnx.Module):
         """
         memories, gates = self.run(trunk, streams, dataset=dataset, key=key)
         if self.penalty is not None and key is not None:
-            self.penalty[...] = self.options.balance_weight * sum(map(imbalance, gates))
+            uneven = sum(spread(g.mean((0, 1, 2, 3))) for g in gates)
+            self.penalty[...] = self.options.balance_weight * uneven
         out = self.heads[dataset](memories[-1], key=key)
         if key is None or not self.options.aux:
             return out

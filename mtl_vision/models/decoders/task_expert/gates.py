@@ -122,9 +122,3 @@ class Gate(nnx.Module):
             parts = [jnp.broadcast_to(part, (*shape, part.shape[-1])) for part in parts]
             logits = self.out(jnp.concatenate(parts, -1))
         return NORMS[self.options.norm](widen(logits) / self.options.temperature)
-
-
-def imbalance(gates: jax.Array) -> jax.Array:
-    """Squared coefficient of variation of the mean gates: ``[T, B, h, w, n]`` -> ``[]``."""
-    mean = gates.mean((0, 1, 2, 3))
-    return jnp.square(mean - mean.mean()).mean() / jnp.square(mean.mean())
