@@ -4,7 +4,6 @@ import dataclasses
 import json
 import os
 import pathlib
-import re
 import zipfile
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,22 +14,13 @@ from flax import traverse_util
 
 from mtl_vision import rules
 from mtl_vision.errors import ConfigError, DataError
-from mtl_vision.models import released, released_invpt, released_mlore, released_taskprompter
+from mtl_vision.models import released
 from mtl_vision.models.convert import convert
 from mtl_vision.train import integrity
 from mtl_vision.train.state import TrainState
 
 FORMAT = "mtl_vision/1"
 WHOLE = ("trainable", "frozen", "stats")
-# Families of released checkpoints beside MTLoRA's: a name that only such files have, and the
-# function from kinds and dataset to their rules.
-RELEASED = (
-    (r"(module\.)?multi_task_decoder\.invpt\..*", released_invpt.checkpoint),
-    (r"(module\.)?backbone\.MLoRE_1\..*", released_mlore.checkpoint),
-    (r"(module\.)?backbone\.task_prompts", released_taskprompter.checkpoint),
-)
-# Paths that a released file may lack; they become zero.
-LACKING = f"{released.LACKING}|{released_mlore.LACKING}"
 
 
 def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -170,10 +160,9 @@ def _load_released(path, arrays, state, tasks):
         )
     fields = [rules.flatten(getattr(state, name)) for name in WHOLE]
     whole = {p: x for field in fields for p, x in field.items()}
-    makers = (make for name, make in RELEASED if any(re.fullmatch(name, n) for n in arrays))
-    table = next(makers, released.checkpoint)([n.rpartition("/")[2] for n in tasks], *datasets)
+    table = released.checkpoint(arrays, [n.rpartition("/")[2] for n in tasks], *datasets)
     tree = traverse_util.unflatten_dict(whole, sep="/")
-    found = rules.flatten(convert(arrays, table, tree, zero=LACKING))
+    found = rules.flatten(convert(arrays, table, tree, zero=released.LACKING))
     return _filled(
         state, {f"{n}/{p}": found[p] for n, f in zip(WHOLE, fields, strict=True) for p in f}
     )

@@ -9,10 +9,11 @@ import numpy as np
 from flax import nnx
 
 from mtl_vision import losses, rules, tasks
-from mtl_vision.models import adapters, mtl, released
+from mtl_vision.models import adapters, mtl
 from mtl_vision.models.backbones import BACKBONES
 from mtl_vision.models.convert import convert
 from mtl_vision.models.decoders import DECODERS
+from mtl_vision.models.released import mtlora as released
 from tests.parity import records
 
 DATASET = "pascal"

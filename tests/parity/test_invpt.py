@@ -11,10 +11,11 @@ from flax import nnx
 
 from mtl_vision import losses, rules, tasks
 from mtl_vision.errors import DataError
-from mtl_vision.models import mtl, released_invpt
+from mtl_vision.models import mtl
 from mtl_vision.models.backbones import BACKBONES
 from mtl_vision.models.convert import convert
 from mtl_vision.models.decoders import DECODERS
+from mtl_vision.models.released import invpt as released
 from mtl_vision.models.resize import resize
 from mtl_vision.train import weights
 from mtl_vision.train.state import TrainState
@@ -104,7 +105,7 @@ def load(file, dtype):
     meta, arrays = records.load(file)
     model = mtl.abstract(lambda: build(meta))
     graphdef, params, _, stats = mtl.split(model, dict.fromkeys(mtl.parameters(model), True))
-    table = released_invpt.checkpoint(kinds_of(meta), DATASET)
+    table = released.checkpoint(kinds_of(meta), DATASET)
     state = nnx.to_pure_dict(nnx.state(model))
     found = rules.flatten(convert(records.group(arrays, "param"), table, state))
     trees = (
@@ -162,7 +163,7 @@ def _run(meta, arrays, graphdef, image, stats, params):
 
 def pick(name, tree, meta, arrays):
     """Returns the record's array `name` from a flat tree of ours, and how its layout changes."""
-    for rule in released_invpt.checkpoint(kinds_of(meta), DATASET):
+    for rule in released.checkpoint(kinds_of(meta), DATASET):
         if match := re.fullmatch(rule.pattern, name):
             break
     if rule.path is None:

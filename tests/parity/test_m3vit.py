@@ -9,10 +9,11 @@ import pytest
 from flax import nnx
 
 from mtl_vision import rules
-from mtl_vision.models import adapters, gates, mtl, released_m3vit
+from mtl_vision.models import adapters, gates, mtl
 from mtl_vision.models.adapters.mixture import MixtureMlp
 from mtl_vision.models.backbones import BACKBONES
 from mtl_vision.models.convert import convert
+from mtl_vision.models.released import m3vit as released
 from tests.parity import networks, records
 
 RECORDS = records.records("m3vit")
@@ -121,7 +122,7 @@ def load(file, prefix, module, place=()):
         for name in arrays.files
         if name.startswith(prefix)
     }
-    made = convert(found, released_m3vit.backbone(names), nested)
+    made = convert(found, released.backbone(names), nested)
     made = functools.reduce(lambda tree, key: tree[key], place, made)
     made = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), made)
     rest = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float64), nnx.to_pure_dict(rest))

@@ -11,13 +11,14 @@ from flax import nnx
 
 from mtl_vision import losses, rules, tasks
 from mtl_vision.errors import DataError
-from mtl_vision.models import mtl, released_mlore
+from mtl_vision.models import mtl
 from mtl_vision.models.backbones import BACKBONES
 from mtl_vision.models.convert import convert
 from mtl_vision.models.decoders import DECODERS
-from mtl_vision.models.decoders.mlore_block import balance
+from mtl_vision.models.gates import spread
+from mtl_vision.models.released import LACKING, checkpoint
+from mtl_vision.models.released import mlore as released
 from mtl_vision.models.resize import resize
-from mtl_vision.train import weights
 from tests.parity import networks, records
 
 DATASET = "d"
@@ -29,7 +30,7 @@ def kinds_of(meta):
 
 
 def table_of(meta):
-    return released_mlore.checkpoint(kinds_of(meta), DATASET, len(meta["config"]["rank_list"]))
+    return released.checkpoint(kinds_of(meta), DATASET, len(meta["config"]["rank_list"]))
 
 
 def build(meta):
@@ -124,7 +125,7 @@ def measure(file):
     with jax.enable_x64(True):
         model = mtl.abstract(lambda: build(meta))
         graphdef, params, _, stats = mtl.split(model, dict.fromkeys(mtl.parameters(model), True))
-        state, zero = nnx.to_pure_dict(nnx.state(model)), released_mlore.LACKING
+        state, zero = nnx.to_pure_dict(nnx.state(model)), released.LACKING
         found = convert(records.group(arrays, "param"), table_of(meta), state, zero=zero)
         found = rules.flatten(found)
         params, stats = (
@@ -157,7 +158,7 @@ def _run(meta, arrays, graphdef, stats, params):
             for number in (1, 2)
             for i in range(len(trunk))
         ]
-        cv = sum(balance(p) for p in gates)
+        cv = sum(spread(p.mean((0, 1))) for p in gates)
         penalty = heads.penalty[...] if key is not None else factors["load_balancing"] * cv
         found |= {"cv": cv, "total": total + penalty}
         return found["total"], dict(seen=seen, out=out, losses=found)
@@ -227,12 +228,10 @@ def test_gradients_match_the_record(file):
 def test_checkpoint_is_imported_whole_or_not_at_all(file):
     meta, arrays = records.load(file)
     model = mtl.abstract(lambda: build(meta))
-    state, zero = nnx.to_pure_dict(nnx.state(model)), released_mlore.LACKING
+    state, zero = nnx.to_pure_dict(nnx.state(model)), released.LACKING
     saved = {f"module.{name}": x for name, x in records.group(arrays, "param").items()}
-    makers = [m for name, m in weights.RELEASED if any(re.fullmatch(name, n) for n in saved)]
-    assert makers == [released_mlore.checkpoint]
-    table = makers[0](kinds_of(meta), DATASET)
-    found = rules.flatten(convert(saved, table, state, zero=weights.LACKING))
+    table = checkpoint(saved, kinds_of(meta), DATASET)
+    found = rules.flatten(convert(saved, table, state, zero=LACKING))
     bare = convert(records.group(arrays, "param"), table_of(meta), state, zero=zero)
     for path, x in rules.flatten(bare).items():
         np.testing.assert_array_equal(found[path], x)

@@ -11,13 +11,14 @@ from flax import nnx
 
 from mtl_vision import losses, rules, tasks
 from mtl_vision.errors import DataError
-from mtl_vision.models import adapters, mtl, released_taskprompter
+from mtl_vision.models import adapters, mtl
 from mtl_vision.models.adapters.task_features import Tapped
 from mtl_vision.models.backbones import BACKBONES
 from mtl_vision.models.convert import convert
 from mtl_vision.models.decoders import DECODERS
+from mtl_vision.models.released import checkpoint
+from mtl_vision.models.released import task_prompter as released
 from mtl_vision.models.resize import resize
-from mtl_vision.train import weights
 from tests.parity import networks, records
 
 DATASET = "d"
@@ -29,7 +30,7 @@ def kinds_of(meta):
 
 
 def table_of(meta):
-    return released_taskprompter.checkpoint(kinds_of(meta), DATASET)
+    return released.checkpoint(kinds_of(meta), DATASET)
 
 
 def build(meta):
@@ -77,7 +78,7 @@ class Watch(nnx.Module):
 def watch(model, kinds):
     """Makes the model note what the record holds; returns the dict it fills."""
     seen, backbone = {}, model.backbone
-    order = [kinds.index(kind) for kind in released_taskprompter.ORDER if kind in kinds]
+    order = [kinds.index(kind) for kind in released.ORDER if kind in kinds]
 
     def keep_block(i):
         def keep(x):
@@ -223,12 +224,10 @@ def test_checkpoint_is_imported_whole_or_not_at_all(file):
     model = mtl.abstract(lambda: build(meta))
     state = nnx.to_pure_dict(nnx.state(model))
     saved = {f"module.{name}": x for name, x in records.group(arrays, "param").items()}
-    found = rules.flatten(convert(saved, table_of(meta), state))
+    found = rules.flatten(convert(saved, checkpoint(saved, kinds_of(meta), DATASET), state))
     bare = rules.flatten(convert(records.group(arrays, "param"), table_of(meta), state))
     assert all(np.array_equal(found[path], x) for path, x in bare.items())
     assert sum(mtl.sizes(model).values()) == meta["counts"]["total"]
-    tables = [make for name, make in weights.RELEASED if any(re.fullmatch(name, n) for n in saved)]
-    assert tables == [released_taskprompter.checkpoint]
     kept = saved.pop("module.backbone.blocks.2.attn.token_trans1.bias")
     saved["module.backbone.cls_token"] = kept
     with pytest.raises(DataError) as raised:
