@@ -68,8 +68,8 @@ def optim_strategies(owners):
     found = {k: G.additive(partial(P.per_task, owners=owners, pull=k)) for k in P.PULLS}
     for gram in ("rows", "features"):
         found[gram] = G.additive(partial(P.two_pass, owners=owners, gram=gram))
-    for k in ("joint", "independent_halves"):
-        found[k] = partial(getattr(G, k), owners=owners, tasks=TASKS)
+    for strategy in (G.joint, P.independent_halves):
+        found[strategy.__name__] = partial(strategy, owners=owners, tasks=TASKS)
     return found
 
 
