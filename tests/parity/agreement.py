@@ -20,7 +20,7 @@ BOTH, SHAPE = (("kernel", True), ("bias", False)), {"kernel": (-1, 1), "bias": (
 
 def path_of(name, meta):
     """Returns (path, rule) of an array of the record."""
-    for rule in released.checkpoint(networks.kinds(meta), networks.DATASET):
+    for rule in released.checkpoint(networks.kinds_of(meta), networks.DATASET):
         if rule.path and (match := re.fullmatch(rule.pattern, name)):
             return match.expand(rule.path), rule
     raise KeyError(name)
@@ -54,7 +54,7 @@ def check(file, what):
 def _features(network, found):
     arrays, shared = network.arrays, found["taps"]
     for i, level in enumerate(shared):
-        streams = zip(("shared", *networks.kinds(network.meta)), level, strict=False)
+        streams = zip(("shared", *networks.kinds_of(network.meta)), level, strict=False)
         for stream, x in streams:
             name = f"eval/stage{i}.{stream}"
             if name in arrays:
@@ -63,7 +63,7 @@ def _features(network, found):
 
 def _outputs(network, found):
     arrays = network.arrays
-    for kind in networks.kinds(network.meta):
+    for kind in networks.kinds_of(network.meta):
         for mode in ("eval", "train"):
             x = np.moveaxis(found[mode]["heads"][kind], -1, 1)
             records.assert_close(x, arrays[f"{mode}/head.{kind}"], 1e-10, f"{mode} {kind}")

@@ -8,13 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from mtl_vision import losses, rules, tasks
+from mtl_vision import rules
 from mtl_vision.models import adapters, mtl
 from mtl_vision.models.backbones import BACKBONES
 from mtl_vision.models.convert import convert
 from mtl_vision.models.decoders import DECODERS
 from mtl_vision.models.released import mtlora as released
 from tests.parity import records
+from tests.parity.family import Watch, kinds_of, losses_of, two_modes
 
 DATASET = "pascal"
 SWITCHES = {
@@ -39,10 +40,10 @@ def build(meta):
         rngs=rngs,
     )
     if options := adapter(meta):
-        chosen, names = [("mtlora", options)], tuple(f"{DATASET}/{kind}" for kind in kinds(meta))
+        chosen, names = [("mtlora", options)], tuple(f"{DATASET}/{kind}" for kind in kinds_of(meta))
         backbone = adapters.adapt(backbone, chosen, tasks=names, rngs=rngs)
     decoder = DECODERS["hrnet"](
-        outputs={DATASET: {kind: meta["num_outputs"][kind] for kind in kinds(meta)}},
+        outputs={DATASET: {kind: meta["num_outputs"][kind] for kind in kinds_of(meta)}},
         channels=backbone.channels,
         strides=backbone.strides,
         widths=config["DECODER_CHANNELS"],
@@ -51,23 +52,18 @@ def build(meta):
     return mtl.MultiTask(backbone, decoder)
 
 
-def kinds(meta):
-    """The tasks in the project's order, which is not that of the record."""
-    return tuple(kind for kind in tasks.KINDS if kind in meta["tasks"])
-
-
 def adapter(meta):
     """The options of `mtlora` that the record's config means; none for a plain network."""
     config = meta["config"]["MODEL"].get("MTLORA", {})
     if not config.get("ENABLED"):
         return {}
-    ranks = config["R_PER_TASK"] or dict.fromkeys(("shared", *kinds(meta)), config["R"])
+    ranks = config["R_PER_TASK"] or dict.fromkeys(("shared", *kinds_of(meta)), config["R"])
     scales, mode = config.get("SCALE_PER_TASK", {}), config.get("SHARED_MODE", "matrix")
     return dict(
         rank=tuple(ranks["shared"]),
-        task_rank={kind: tuple(ranks[kind]) for kind in kinds(meta)},
+        task_rank={kind: tuple(ranks[kind]) for kind in kinds_of(meta)},
         scale=tuple(config["SHARED_SCALE"]),
-        task_scale={kind: tuple(scales[kind]) for kind in kinds(meta) if scales},
+        task_scale={kind: tuple(scales[kind]) for kind in kinds_of(meta) if scales},
         dropout=tuple(config["DROPOUT"]),
         mode={"add": "addition"}.get(mode, mode),
         sites=tuple(site for site, switch in SWITCHES.items() if config[switch]),
@@ -101,7 +97,7 @@ def load(file, dtype):
     chosen = rules.resolve(trainable(meta), mtl.parameters(model), "trainable")
     graphdef, *shapes = mtl.split(model, chosen)
     merged = nnx.to_pure_dict(nnx.state(model))
-    table = released.checkpoint(kinds(meta), DATASET)
+    table = released.checkpoint(kinds_of(meta), DATASET)
     weights = rules.flatten(convert(records.group(arrays, "param"), table, merged))
     trees = [
         rules.map_with_path(lambda path, _: jnp.asarray(weights[path], dtype), tree)
@@ -109,38 +105,6 @@ def load(file, dtype):
     ]
     image = jnp.asarray(np.moveaxis(arrays["input/image"], 1, -1), dtype)
     return Network(meta, arrays, graphdef, *trees, image)
-
-
-class Spy(nnx.Module):
-    """Stands in for a decoder and hands its outputs to `keep`."""
-
-    def __init__(self, decoder, keep):
-        self.decoder, self.keep = decoder, keep
-
-    def __call__(self, *args, **options):
-        out = self.decoder(*args, **options)
-        self.keep(out)
-        return out
-
-
-def targets(network):
-    """Returns {kind: (label, mask)}."""
-    found = {}
-    for kind in kinds(network.meta):
-        label = np.moveaxis(network.arrays[f"target/{kind}"], 1, -1)
-        mask = (label != 255).all(-1)
-        found[kind] = jnp.asarray(label if kind == "normals" else label[..., 0]), jnp.asarray(mask)
-    return found
-
-
-def kind_losses(network, out):
-    """Returns {kind: unweighted loss} in protocol A."""
-    found = {}
-    for kind, target in targets(network).items():
-        options = {"classes": [""] * out[kind].shape[-1]} if kind == "semseg" else {}
-        task = tasks.TASKS[kind](DATASET, "A", **options)
-        found[kind] = losses.mean(*task.loss(out[kind], *target))
-    return found
 
 
 @functools.cache
@@ -167,24 +131,14 @@ def _measure(network, trainable):
 
     def decode(tree, taps, key):
         model, heads = model_of("decoder", tree), []
-        decoder, model.decoder = model.decoder, Spy(model.decoder, heads.append)
+        decoder = model.decoder
+        model.decoder = Watch(decoder, lambda _, out: heads.append(out))
         out = model.decode(taps, network.image.shape[1:3], dataset=DATASET, key=key)
-        found = kind_losses(network, out)
+        found = losses_of(network.meta, network.arrays, out, protocol="A", dataset=DATASET)
         total = sum(weights[kind] * value for kind, value in found.items())
         return total, dict(
             heads=heads[0], out=out, losses=found | {"total": total}, stats=mtl.statistics(decoder)
         )
 
-    taps, pull = jax.vjp(encode, trainable["backbone"])
-    modes, ways = {}, []
-    for mode, key in (("eval", None), ("train", jax.random.key(0))):
-        step = jax.value_and_grad(decode, argnums=(0, 1), has_aux=True)
-        (_, modes[mode]), (own, way) = step(trainable["decoder"], taps, key)
-        modes[mode]["own"] = own
-        ways.append(way)
-    # One backward pass of the trunk for both.
-    (trunk,) = jax.vmap(pull)(jax.tree.map(lambda *x: jnp.stack(x), *ways))
-    for i, mode in enumerate(modes.values()):
-        shared = jax.tree.map(lambda g, i=i: g[i], trunk)
-        mode["grads"] = rules.flatten({"backbone": shared, "decoder": mode.pop("own")})
+    taps, modes = two_modes(encode, decode, trainable["backbone"], trainable["decoder"])
     return modes | {"taps": taps}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from mtl_vision import losses, rules, tasks
+from mtl_vision import rules
 from mtl_vision.errors import DataError
 from mtl_vision.models import mtl
 from mtl_vision.models.backbones import BACKBONES
@@ -20,13 +20,9 @@ from mtl_vision.models.resize import resize
 from mtl_vision.train import weights
 from mtl_vision.train.state import TrainState
 from tests.parity import networks, records
+from tests.parity.family import DATASET, Watch, kinds_of, losses_of, two_modes
 
-DATASET = "d"
 EACH = pytest.mark.parametrize("file", records.family("invpt"), ids=lambda file: file.stem)
-
-
-def kinds_of(meta):
-    return tuple(kind for kind in tasks.KINDS if kind in meta["tasks"])
 
 
 def build(meta):
@@ -53,18 +49,6 @@ def build(meta):
     return mtl.MultiTask(backbone, decoder)
 
 
-class Watch(nnx.Module):
-    """Stands in for a layer and hands its first argument and its output to `keep`."""
-
-    def __init__(self, layer, keep):
-        self.layer, self.keep = layer, keep
-
-    def __call__(self, *args, **options):
-        out = self.layer(*args, **options)
-        self.keep(args[0], out)
-        return out
-
-
 def watch(heads):
     """Makes the decoder of a dataset note what the record holds; returns the dict it fills."""
     seen, kinds = {}, heads.kinds
@@ -83,21 +67,6 @@ def watch(heads):
     for kind in kinds:
         heads.predict[kind] = Watch(heads.predict[kind], keep_prediction(kind))
     return seen
-
-
-def losses_of(meta, arrays, preds):
-    """Unweighted losses and the total; `preds` and they by the record's names."""
-    found, weights = {}, meta["loss_weights"]
-    for name, pred in preds.items():
-        kind = name.removeprefix("inter_")
-        label = np.moveaxis(arrays[f"target/{kind}"], 1, -1)
-        mask = jnp.asarray((label != 255).all(-1))
-        label = jnp.asarray(label if kind == "normals" else label[..., 0])
-        options = {"classes": [""] * pred.shape[-1]} if kind == "semseg" else {}
-        task = tasks.TASKS[kind](DATASET, "B", **options)
-        found[name] = losses.mean(*task.loss(pred, label, mask))
-    total = sum(weights[name.removeprefix("inter_")] * x for name, x in found.items())
-    return found | {"total": total}
 
 
 def load(file, dtype):
@@ -143,21 +112,12 @@ def _run(meta, arrays, graphdef, image, stats, params):
             else y[1]
             for kind, y in out.items()
         }
-        found = losses_of(meta, arrays, final | between)
-        return found["total"], dict(seen=seen, out=final, losses=found)
+        found, weights = losses_of(meta, arrays, final | between), meta["loss_weights"]
+        total = sum(weights[name.removeprefix("inter_")] * x for name, x in found.items())
+        found["total"] = total
+        return total, dict(seen=seen, out=final, losses=found)
 
-    taps, pull = jax.vjp(encode, params["backbone"])
-    modes, cotangents = {}, []
-    for mode, key in (("eval", None), ("train", jax.random.key(0))):
-        step = jax.value_and_grad(decode, argnums=(0, 1), has_aux=True)
-        (_, modes[mode]), (own, cotangent) = step(params["decoder"], taps, key)
-        modes[mode]["decoder"] = own
-        cotangents.append(cotangent)
-    # One backward pass of the trunk for both.
-    (trunk,) = jax.vmap(pull)(jax.tree.map(lambda *x: jnp.stack(x), *cotangents))
-    for i, mode in enumerate(modes.values()):
-        shared = jax.tree.map(lambda g, i=i: g[i], trunk)
-        mode["grads"] = rules.flatten({"backbone": shared, "decoder": mode.pop("decoder")})
+    _, modes = two_modes(encode, decode, params["backbone"], params["decoder"])
     return modes
 
 

@@ -15,6 +15,7 @@ from mtl_vision.models.backbones import BACKBONES
 from mtl_vision.models.convert import convert
 from mtl_vision.models.released import m3vit as released
 from tests.parity import networks, records
+from tests.parity.family import Watch
 
 RECORDS = records.records("m3vit")
 EACH = pytest.mark.parametrize("file", RECORDS, ids=lambda file: file.stem)
@@ -174,18 +175,6 @@ def gradient(found, name, expected):
     return found[f"experts/{layer}/kernel"], expected.swapaxes(1, 2)
 
 
-class Watch(nnx.Module):
-    """Stands in for a block and hands its output to `keep`."""
-
-    def __init__(self, block, keep):
-        self.block, self.keep = block, keep
-
-    def __call__(self, x, **options):
-        x = self.block(x, **options)
-        self.keep(x)
-        return x
-
-
 @EACH
 def test_backbone_matches_the_record(file):
     meta, arrays = records.load(file)
@@ -197,7 +186,9 @@ def test_backbone_matches_the_record(file):
         @jit
         def run(params):
             model, seen = nnx.merge(graphdef, params, rest), []
-            model.blocks = nnx.List([Watch(block, seen.append) for block in model.blocks])
+            model.blocks = nnx.List(
+                [Watch(block, lambda _, x: seen.append(x)) for block in model.blocks]
+            )
             model(image, key=jax.random.key(0))
             return seen, mtl.statistics(model)
 

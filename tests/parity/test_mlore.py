@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from mtl_vision import losses, rules, tasks
+from mtl_vision import rules
 from mtl_vision.errors import DataError
 from mtl_vision.models import mtl
 from mtl_vision.models.backbones import BACKBONES
@@ -20,13 +20,9 @@ from mtl_vision.models.released import LACKING, checkpoint
 from mtl_vision.models.released import mlore as released
 from mtl_vision.models.resize import resize
 from tests.parity import networks, records
+from tests.parity.family import DATASET, Watch, kinds_of, losses_of
 
-DATASET = "d"
 EACH = pytest.mark.parametrize("file", records.family("mlore"), ids=lambda file: file.stem)
-
-
-def kinds_of(meta):
-    return tuple(kind for kind in tasks.KINDS if kind in meta["tasks"])
 
 
 def table_of(meta):
@@ -63,18 +59,6 @@ def build(meta):
     return mtl.MultiTask(backbone, decoder)
 
 
-class Watch(nnx.Module):
-    """Stands in for a layer and hands its first argument and its output to `keep`."""
-
-    def __init__(self, layer, keep):
-        self.layer, self.keep = layer, keep
-
-    def __call__(self, *args, **options):
-        out = self.layer(*args, **options)
-        self.keep(args[0], out)
-        return out
-
-
 def watch(heads):
     """Makes the decoder note what the record holds; returns the dict it fills."""
     seen, kinds = {}, heads.kinds
@@ -93,21 +77,6 @@ def watch(heads):
         for i in range(len(blocks)):
             blocks[i] = Watch(blocks[i], keep_block(number, i))
     return seen
-
-
-def losses_of(meta, arrays, preds):
-    """Returns the unweighted losses of the tasks."""
-    found = {}
-    for kind, pred in preds.items():
-        label = np.moveaxis(arrays[f"target/{kind}"], 1, -1)
-        ignore = meta["depth_ignore"] if kind == "depth" else 255
-        mask = jnp.asarray((label != ignore).all(-1))
-        label = jnp.asarray(label if kind == "normals" else label[..., 0])
-        options = {"classes": [""] * pred.shape[-1]} if kind == "semseg" else {}
-        options |= {"positive": meta["config"]["edge_w"]} if kind == "edge" else {}
-        task = tasks.TASKS[kind](DATASET, "B", **options)
-        found[kind] = losses.mean(*task.loss(pred, label, mask))
-    return found
 
 
 def noise_of(meta, arrays):

@@ -10,6 +10,7 @@ from mtl_vision import rules
 from mtl_vision.models import convert, mtl
 from mtl_vision.models.backbones import BACKBONES
 from tests.parity import records
+from tests.parity.family import Watch
 
 RECORDS = records.records("swin_ms")
 
@@ -29,24 +30,14 @@ def build(meta):
     )
 
 
-class Spy(nnx.Module):
-    """Stands in for a block and hands its output to `keep`."""
-
-    def __init__(self, block, keep):
-        self.block, self.keep = block, keep
-
-    def __call__(self, x, *, rate=0.0, key=None):
-        y = self.block(x, rate=rate, key=key)
-        self.keep(y)
-        return y
-
-
 def features(swin, image):
     """Every recorded map by name, from one run of the model."""
     kept, names = [], []
     for i, stage in enumerate(swin.stages):
         names += [f"stage{i}.block{j}" for j in range(len(stage.blocks))]
-        stage.blocks = nnx.List([Spy(block, kept.append) for block in stage.blocks])
+        stage.blocks = nnx.List(
+            [Watch(block, lambda _, y: kept.append(y)) for block in stage.blocks]
+        )
     taps = {f"stage{i}.after_merge": tap for i, tap in enumerate(swin(image))}
     out = {"patch_embed": swin.patch_embed(image)[None]} | dict(zip(names, kept, strict=True))
     return {name: x.reshape(x.shape[1], -1, x.shape[-1]) for name, x in (out | taps).items()}

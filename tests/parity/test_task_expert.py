@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from mtl_vision import losses, rules, tasks
+from mtl_vision import rules
 from mtl_vision.models import convert, mtl
 from mtl_vision.models.backbones import BACKBONES
 from mtl_vision.models.decoders import DECODERS
 from tests.parity import networks, records
+from tests.parity.family import DATASET, Watch, losses_of, two_modes
 
-DATASET = "d"
 EACH = pytest.mark.parametrize(
     "file", records.family("taskexpert_design"), ids=lambda file: file.stem
 )
@@ -120,35 +120,12 @@ def _run(meta, arrays, graphdef, image, stats, params):
         model = mtl.merge(graphdef, params | {"decoder": tree}, {}, stats)
         seen = watch(model.decoder, meta["tasks"])
         out = model.decode(taps, image.shape[1:3], dataset=DATASET, key=key)
-        found = {t: loss(arrays, t, pred) for t, pred in out.items()}
+        found = losses_of(meta, arrays, out)
         total = sum(meta["loss_weights"][t] * x for t, x in found.items())
         return total, dict(seen=seen, out=out, losses=found | {"total": total})
 
-    taps, pull = jax.vjp(encode, params["backbone"])
-    modes, cotangents = {}, []
-    for mode, key in (("eval", None), ("train", jax.random.key(0))):
-        step = jax.value_and_grad(decode, argnums=(0, 1), has_aux=True)
-        (_, modes[mode]), (own, cotangent) = step(params["decoder"], taps, key)
-        modes[mode]["decoder"] = own
-        cotangents.append(cotangent)
-    # One backward pass of the trunk for both.
-    (trunk,) = jax.vmap(pull)(jax.tree.map(lambda *x: jnp.stack(x), *cotangents))
-    for i, mode in enumerate(modes.values()):
-        shared = jax.tree.map(lambda g, i=i: g[i], trunk)
-        mode["grads"] = rules.flatten({"backbone": shared, "decoder": mode.pop("decoder")})
+    _, modes = two_modes(encode, decode, params["backbone"], params["decoder"])
     return modes
-
-
-class Watch(nnx.Module):
-    """Stands in for a module and hands what it returns to `keep`."""
-
-    def __init__(self, module, keep):
-        self.module, self.keep = module, keep
-
-    def __call__(self, *args, **options):
-        out = self.module(*args, **options)
-        self.keep(out)
-        return out
 
 
 def watch(decoder, kinds):
@@ -162,10 +139,10 @@ def watch(decoder, kinds):
             seen.update({f"tap{tap}.gate.{k}": gate[t] for t, k in enumerate(kinds)})
         return memories, gates
 
-    def keep_experts(tap, out):
+    def keep_experts(tap, _, out):
         seen[f"tap{tap}.experts"] = jnp.moveaxis(out[0][:, 0], 1, 0)
 
-    def keep_heads(out):
+    def keep_heads(_, out):
         seen.update({f"head_logits.{kind}": y for kind, y in out.items()})
 
     decoder.run = watched
@@ -173,15 +150,6 @@ def watch(decoder, kinds):
         decoder.experts[tap] = Watch(experts, functools.partial(keep_experts, tap))
     decoder.heads[DATASET] = Watch(decoder.heads[DATASET], keep_heads)
     return seen
-
-
-def loss(arrays, kind, pred):
-    label = np.moveaxis(arrays[f"target/{kind}"], 1, -1)
-    mask = jnp.asarray((label != 255).all(-1))
-    label = jnp.asarray(label if kind == "normals" else label[..., 0])
-    options = {"classes": [""] * pred.shape[-1]} if kind == "semseg" else {}
-    task = tasks.TASKS[kind](DATASET, "B", **options)
-    return losses.mean(*task.loss(pred, label, mask))
 
 
 def as_recorded(x, expected):

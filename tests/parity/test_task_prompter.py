@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from mtl_vision import losses, rules, tasks
+from mtl_vision import rules
 from mtl_vision.errors import DataError
 from mtl_vision.models import adapters, mtl
 from mtl_vision.models.adapters.task_features import Tapped
@@ -20,13 +20,9 @@ from mtl_vision.models.released import checkpoint
 from mtl_vision.models.released import task_prompter as released
 from mtl_vision.models.resize import resize
 from tests.parity import networks, records
+from tests.parity.family import DATASET, Watch, kinds_of, losses_of
 
-DATASET = "d"
 EACH = pytest.mark.parametrize("file", records.family("taskprompter"), ids=lambda file: file.stem)
-
-
-def kinds_of(meta):
-    return tuple(kind for kind in tasks.KINDS if kind in meta["tasks"])
 
 
 def table_of(meta):
@@ -63,25 +59,13 @@ def build(meta):
     return mtl.MultiTask(backbone, decoder)
 
 
-class Watch(nnx.Module):
-    """Stands in for a layer and hands its output to `keep`."""
-
-    def __init__(self, layer, keep):
-        self.layer, self.keep = layer, keep
-
-    def __call__(self, *args, **options):
-        out = self.layer(*args, **options)
-        self.keep(out)
-        return out
-
-
 def watch(model, kinds):
     """Makes the model note what the record holds; returns the dict it fills."""
     seen, backbone = {}, model.backbone
     order = [kinds.index(kind) for kind in released.ORDER if kind in kinds]
 
     def keep_block(i):
-        def keep(x):
+        def keep(_, x):
             (tokens,) = x.tokens if isinstance(x, Tapped) else x
             prompts, patches = tokens[:, : len(kinds)], tokens[:, len(kinds) :]
             seen[f"block{i}.patches"], seen[f"block{i}.prompts"] = (
@@ -92,7 +76,7 @@ def watch(model, kinds):
         return keep
 
     def keep_tap(i):
-        return lambda x: seen.update(
+        return lambda _, x: seen.update(
             {f"tap{i}.{kind}": y for kind, y in zip(kinds, x, strict=True)}
         )
 
@@ -101,21 +85,6 @@ def watch(model, kinds):
     for i, tap in enumerate(backbone.tap.taps):
         tap.by_dataset[DATASET] = Watch(tap.chosen, keep_tap(i))
     return seen
-
-
-def losses_of(meta, arrays, preds):
-    """Returns the unweighted losses of the tasks."""
-    found = {}
-    for kind, pred in preds.items():
-        label = np.moveaxis(arrays[f"target/{kind}"], 1, -1)
-        ignore = meta["depth_ignore"] if kind == "depth" else 255
-        mask = jnp.asarray((label != ignore).all(-1))
-        label = jnp.asarray(label if kind == "normals" else label[..., 0])
-        options = {"classes": [""] * pred.shape[-1]} if kind == "semseg" else {}
-        options |= {"positive": meta["config"]["edge_w"]} if kind == "edge" else {}
-        task = tasks.TASKS[kind](DATASET, "B", **options)
-        found[kind] = losses.mean(*task.loss(pred, label, mask))
-    return found
 
 
 @functools.cache

@@ -92,7 +92,7 @@ def test_pickled_arrays_are_not_loaded(tmp_path):
 def test_a_released_checkpoint_fills_the_whole_model(tmp_path):
     record = records.records("mtlora")[0]
     network = networks.load(record, np.float32)
-    names = [f"{networks.DATASET}/{kind}" for kind in networks.kinds(network.meta)]
+    names = [f"{networks.DATASET}/{kind}" for kind in networks.kinds_of(network.meta)]
     trees = (getattr(network, field) for field in weights.WHOLE)
     blank = (jax.tree.map(jnp.zeros_like, tree) for tree in trees)
     state = TrainState(0, *blank, opt=(), ema=(), key=())
