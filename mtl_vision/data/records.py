@@ -33,12 +33,21 @@ def unpack(kind: str, stored: np.ndarray) -> np.ndarray:
     """The inverse: depth float32 in metres, normals float32 of unit length or zero."""
     if kind == "depth":
         return stored.astype(np.float32) / np.float32(1000)
-    if kind == "normals":
-        normals = stored.astype(np.float32) - 128
-        square = np.einsum("hwc,hwc->hw", normals, normals)
-        normals *= (1 / np.sqrt(np.maximum(square, 1)))[..., None]
-        return normals
-    return stored
+    return _normals(stored) if kind == "normals" else stored
+
+
+def _normals(stored: np.ndarray) -> np.ndarray:
+    """In memory the planes lie one after another: quicker here, and what the transforms want."""
+    planes = np.empty((3, *stored.shape[:2]), np.float32)
+    for plane, part in zip(planes, cv2.split(stored), strict=True):
+        np.subtract(part, np.float32(128), out=plane)
+    x, y, z = planes
+    length = x * x
+    length += y * y
+    length += z * z
+    np.sqrt(np.maximum(length, 1, out=length), out=length)
+    planes *= np.divide(1, length, out=length)
+    return np.moveaxis(planes, 0, -1)
 
 
 def unpack_example(packed: Mapping[str, Any], kinds: Sequence[str]) -> dict[str, Any]:
@@ -49,13 +58,21 @@ def unpack_example(packed: Mapping[str, Any], kinds: Sequence[str]) -> dict[str,
 
 def encode(packed: Mapping[str, Any]) -> dict[str, Any]:
     """Turns the arrays of a packed example into PNG files."""
-    return {k: v if isinstance(v, str) else _png(v) for k, v in packed.items()}
+    return {k: v if isinstance(v, str) else png(k, v) for k, v in packed.items()}
 
 
-def _png(image: np.ndarray) -> bytes:
+# Without a filter, flat maps are decoded four times as fast as with that of OpenCV and are about
+# as small; depth is a third as large with another one.
+_LEVEL = (cv2.IMWRITE_PNG_COMPRESSION, 3, cv2.IMWRITE_PNG_STRATEGY, 0, cv2.IMWRITE_PNG_FILTER)
+_OPTIONS = {"image": (), "depth": (*_LEVEL, cv2.IMWRITE_PNG_FILTER_UP)}
+_FLAT = (*_LEVEL, cv2.IMWRITE_PNG_FILTER_NONE)
+
+
+def png(name: str, image: np.ndarray) -> bytes:
+    """A PNG file of ``image``, or of a packed label of kind `name`, quick to decode."""
     if image.ndim == 3:
         image = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-    done, data = cv2.imencode(".png", image)
+    done, data = cv2.imencode(".png", image, _OPTIONS.get(name, _FLAT))
     assert done
     return data.tobytes()
 

@@ -240,6 +240,74 @@ def test_nearest_takes_the_pixel_below():
     )
 
 
+def keys_cubic(t):
+    """Weights of the four taps at -1, 0, 1, 2 for a place t in 0..1: Keys' kernel, a = -0.75."""
+    a, x = -0.75, np.abs(t - np.arange(-1, 3)[:, None])
+    near = (a + 2) * x**3 - (a + 3) * x**2 + 1
+    return np.where(x <= 1, near, a * x**3 - 5 * a * x**2 + 8 * a * x - 4 * a)
+
+
+def sampled(signal, places, weights, first):
+    """Weighted taps of a signal ``[n]``, indices clamped to it: no antialiasing."""
+    taps = np.floor(places).astype(int) + np.arange(first, first + len(weights))[:, None]
+    return (weights * signal[np.clip(taps, 0, len(signal) - 1)]).sum(0)
+
+
+def striped():
+    """Grey values ``[W]``, and a scene whose image has them in all its rows."""
+    row = np.random.default_rng(0).integers(0, 256, W, dtype=np.uint8)
+    image = np.ascontiguousarray(np.broadcast_to(row[None, :, None], (H, W, 3)))
+    return row.astype(np.float64), scene() | {"image": image}
+
+
+@pytest.mark.parametrize("out", [48, 13])
+def test_squash_is_a_cubic_at_half_pixel_centres_clamped_at_the_border(out):
+    row, example = striped()
+    got = geometry.squash(unpack(example, KINDS), (H, out))["image"][0][3]
+    places = (np.arange(out) + 0.5) * W / out - 0.5
+    want = sampled(row, places, keys_cubic(places % 1), first=-1)
+    np.testing.assert_allclose(got, want, atol=1e-3)
+
+
+@pytest.mark.parametrize("factor", [1.5, 0.65])
+def test_rescale_is_linear_at_half_pixel_centres_clamped_at_the_border(factor):
+    row, example = striped()
+    got = geometry.rescale(unpack(example, KINDS), factor)
+    out = int(W * factor)
+    assert got["image"][0].shape == got["index"][0].shape[:2] == (int(H * factor), out)
+    places = (np.arange(out) + 0.5) * W / out - 0.5
+    t = places % 1
+    want = sampled(row, places, np.stack([1 - t, t]), first=0)
+    np.testing.assert_allclose(got["image"][0][3], want, atol=1e-3)
+    nearest = np.floor(np.arange(out) * W / out).astype(int)
+    np.testing.assert_array_equal(got["normals"][0][0], example["normals"][0, nearest, 0])
+
+
+def test_rescaling_by_one_is_skipped():
+    maps = unpack(scene(), KINDS)
+    assert geometry.rescale(maps, 1.0) is maps
+
+
+def test_warped_cubics_read_zeros_outside_at_places_in_steps_of_a_32nd():
+    """Enlarged by 1.25 about column 15, column x comes from 15 + (x - 15) / 1.25."""
+    row, example = striped()
+    places = 15 + (np.arange(W) - 15) / 1.25
+    got = geometry.rotate_and_scale(unpack(example, KINDS), 0, 1.25)["image"][0][H // 2]
+    steps = np.round(places * 32) / 32
+    want = sampled(row, steps, keys_cubic(steps % 1), first=-1)
+    np.testing.assert_allclose(got, want, atol=0.02)
+    exact = sampled(row, places, keys_cubic(places % 1), first=-1)
+    assert np.abs(got - exact).max() > 0.2
+    shrunk = geometry.rotate_and_scale(unpack(example, KINDS), 0, 0.5)["image"][0][H // 2]
+    assert not shrunk[:6].any() and not shrunk[-5:].any()
+
+
+def test_a_frame_of_nyud_is_padded_by_11_and_12_rows_and_8_columns():
+    out = transforms.eval_transform("B", size=(448, 576), kinds=("depth",))(scene(h=425, w=560))
+    rows, columns = (np.flatnonzero(out["masks"]["depth"].any(axis)) for axis in (1, 0))
+    assert (rows[0], rows[-1], columns[0], columns[-1]) == (11, 448 - 13, 8, 576 - 9)
+
+
 def test_signs_are_applied_before_the_flip():
     maps = unpack(scene(), KINDS, (-1, 1, -1))
     np.testing.assert_array_equal(
@@ -333,6 +401,19 @@ def test_distortion_tables_by_hand():
     np.testing.assert_array_equal(color.distort(image, both), [[[0, 120, 255]]])
     grey = color.distort(np.full((2, 2, 3), 77, np.uint8), color.Distortion(saturation=1.5, hue=9))
     np.testing.assert_array_equal(grey, np.full((2, 2, 3), 77))
+
+
+def test_a_colour_does_not_depend_on_its_place():
+    """OpenCV's vector code rounds otherwise than what it does to the last pixels of a row."""
+    image = np.random.default_rng(0).integers(0, 256, (5, 33, 3), dtype=np.uint8)
+    drawn = color.Distortion(saturation=0.7, hue=-7)
+    wide = color.distort(np.tile(image, (1, 3, 1)), drawn)
+    np.testing.assert_array_equal(wide, np.tile(color.distort(image, drawn), (1, 3, 1)))
+    one = np.array([[[200, 50, 100]]], np.uint8)  # hue 170, saturation 191, value 200
+    # Saturation 133: green lacks 133/255 of the value, 200 - 104.3 = 95.7; blue 2/3 of that, 130.5.
+    np.testing.assert_array_equal(
+        color.distort(one, color.Distortion(saturation=0.7)), [[[200, 96, 130]]]
+    )
 
 
 def test_distortions_are_drawn_half_the_time():

@@ -221,3 +221,11 @@ def test_delta_m(file):
     base = {k.removeprefix("stl."): v for k, v in entries.items() if k.startswith("stl.")}
     signs = {kind: task("A", kind).sign for kind in run}
     records.assert_close(delta_m(run, base, signs), 100 * entries["value"], 1e-12)
+
+
+@pytest.mark.parametrize("file", RECORDS, ids=lambda f: f.stem)
+def test_no_group_of_a_record_is_left_out(file):
+    """Each test above reads all of its group."""
+    _, arrays = records.load(file)
+    groups = {name.split("/")[0] for name in arrays.files}
+    assert groups == {"data", "loss", "lossgrad", "metric", "post", "delta_m", "meta"}

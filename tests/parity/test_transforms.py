@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
+from mtl_vision.data.boundaries import boundaries
 from mtl_vision.data.transforms import color, geometry
 from mtl_vision.data.transforms.maps import CLASS_MAPS, pack, unpack
 from tests.parity import records
@@ -90,10 +91,14 @@ def test_squash():
     check(squashed(), "mtlora", "resize", 1e-4)
 
 
-@pytest.mark.parametrize("step", ["mtlora/ignore", "mtlora/chain", "invpt/pad_ignore"])
+MARKED = ["mtlora/ignore", "mtlora/tensor", "mtlora/chain", "invpt/pad_ignore"]
+
+
+@pytest.mark.parametrize("step", MARKED)
 def test_masks_are_the_references_ignore_marks(step):
     ties = np.zeros((1, 1), bool)
-    if step == "mtlora/ignore":
+    channels_first = step in ("mtlora/tensor", "mtlora/chain")
+    if step in ("mtlora/ignore", "mtlora/tensor"):
         maps = squashed()
     elif step == "mtlora/chain":
         maps, ties = chain()
@@ -102,7 +107,7 @@ def test_masks_are_the_references_ignore_marks(step):
     labels, masks = pack(maps, KINDS)
     for kind in KINDS:
         want = ARRAYS[f"{step}.{kind}"]
-        want = np.squeeze(np.moveaxis(want, 0, -1) if step == "mtlora/chain" else want)
+        want = np.squeeze(np.moveaxis(want, 0, -1) if channels_first else want)
         ignored = (want == 255).all(-1) if kind == "normals" else want == 255
         if kind == "normals":
             np.testing.assert_array_equal(masks[kind], ~ignored)
@@ -199,3 +204,32 @@ def distortion(draws):
 def test_distort(case):
     got = color.distort(ARRAYS["input/image"], distortion(META["invpt"]["photo"][case]))
     np.testing.assert_array_equal(got, ARRAYS[f"invpt/photo{case}.image"])
+
+
+def test_edges_of_a_label_map():
+    labels = ARRAYS["edges/labelmap"]
+    np.testing.assert_array_equal(boundaries(labels), ARRAYS["edges/edge"])
+    # What cancels is no edge, before and after thinning.
+    assert not (boundaries(labels).astype(bool) & (ARRAYS["edges/laplacian"] == 0)).any()
+
+
+# The steps that the tests above read.
+STEPS = {
+    "edges": {"labelmap", "laplacian", "edge"},
+    "input": {"image", *KINDS},
+    "invpt": {*("scale0 scale1 crop flip photo0 photo1 normalize pad pad_ignore".split())},
+    "mtlora": {
+        *("flip scale_rotate0 scale_rotate1 scale_list0 scale_list1 resize ignore".split()),
+        *("ignore_no_person tensor tensor_wrapped_mask chain".split()),
+    },
+    "taskprompter": {"pad_ignore"},
+}
+
+
+def test_no_step_of_a_record_is_left_out():
+    found = {}
+    for name in ARRAYS.files:
+        if name != "meta":
+            family, step = name.split("/")
+            found.setdefault(family, set()).add(step.split(".")[0])
+    assert found == STEPS

@@ -1,5 +1,6 @@
 """Steps that change colours: photometric distortion and normalisation."""
 
+import functools
 from dataclasses import dataclass
 
 import cv2
@@ -78,10 +79,46 @@ def normalise(image: np.ndarray) -> np.ndarray:
 
 
 def _levels(values: np.ndarray) -> np.ndarray:
-    return np.clip(values, 0, 255).astype(np.uint8)
+    low, high, *_ = cv2.minMaxLoc(values)
+    return (values if 0 <= low and high < 256 else np.clip(values, 0, 255)).astype(np.uint8)
 
 
 def _in_hsv(image: np.ndarray, tables: tuple[np.ndarray, ...]) -> np.ndarray:
     """Looks up hue (0..179), saturation and value; back to RGB, which rounds."""
     hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
-    return cv2.cvtColor(cv2.LUT(hsv, np.stack(tables, -1)[None]), cv2.COLOR_HSV2RGB)
+    return _to_rgb(cv2.LUT(hsv, np.stack(tables, -1)[None]))
+
+
+@functools.cache
+def _shares() -> list[np.ndarray]:
+    """Red, green and blue over the value, float32, at ``256 * hue + saturation``."""
+    hue = np.arange(180, dtype=np.float32) * np.float32(6 / 180)
+    sector = hue.astype(int)
+    part = hue - sector.astype(np.float32)
+    # How much of the saturation a channel lacks, sector by sector.
+    zero, one = np.zeros_like(part), np.ones_like(part)
+    red = np.choose(sector, [zero, part, one, one, 1 - part, zero])
+    green = np.choose(sector, [1 - part, zero, zero, part, one, one])
+    blue = np.choose(sector, [one, one, 1 - part, zero, zero, part])
+    saturation = LEVELS * np.float32(1 / 255)
+    # In double, so that the product is rounded once, with the difference.
+    lack = [c[:, None].astype(np.float64) * saturation for c in (red, green, blue)]
+    return [(1 - x).astype(np.float32).ravel() for x in lack]
+
+
+def _to_rgb(hsv: np.ndarray) -> np.ndarray:
+    """uint8 HSV to RGB by OpenCV's formula.
+
+    OpenCV's vector code rounds as the processor does and by a pixel's place in the row: on some
+    processors every seventh value is off by one.
+    """
+    hue, saturation, value = cv2.split(hsv)
+    index = cv2.merge([saturation, hue]).view("<u2")[..., 0].astype(np.intp)
+    value = cv2.LUT(value, LEVELS * np.float32(1 / 255))
+    planes = []
+    for table in _shares():
+        plane = table.take(index, mode="clip")
+        plane *= value
+        plane *= np.float32(255)
+        planes.append(np.rint(plane, out=plane).astype(np.uint8))
+    return cv2.merge(planes)

@@ -37,7 +37,7 @@ def unpack(
     if "depth" in kinds:
         maps["depth"] = [example["depth"]]
     if "normals" in kinds:
-        planes = np.moveaxis(example["normals"], -1, 0).copy()  # faster than cv2.split on floats
+        planes = np.ascontiguousarray(np.moveaxis(example["normals"], -1, 0))
         maps["normals"] = [
             p if sign == 1 else -p for p, sign in zip(planes, normals_sign, strict=True)
         ]

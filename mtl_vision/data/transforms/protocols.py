@@ -104,7 +104,7 @@ def _train_a(example, rng, *, size, kinds, augment, normals_sign):
     if augment.flip and rng.random() < 0.5:
         maps = geometry.flip(maps)
     maps = geometry.rotate_and_scale(maps, draw_angle(rng, augment), draw_scale(rng, augment))
-    maps = geometry.squash(maps, size)
+    maps = _pixels(geometry.squash(maps, size))
     return _finish(example, maps, kinds, size, rng if augment.distort else None)
 
 
@@ -115,7 +115,7 @@ def _train_b(example, rng, *, size, kinds, augment, normals_sign):
     corner = draw_corner(
         rng, maps["image"][0].shape, size, semseg=semseg, max_share=augment.max_share
     )
-    maps = geometry.crop(maps, corner, size)
+    maps = _pixels(geometry.crop(maps, corner, size))
     if augment.flip and rng.random() < 0.5:
         maps = geometry.flip(maps)
     return _finish(example, maps, kinds, size, rng if augment.distort else None)
@@ -123,19 +123,24 @@ def _train_b(example, rng, *, size, kinds, augment, normals_sign):
 
 def _eval_a(example, *, size, kinds, normals_sign):
     maps = geometry.squash(unpack(example, kinds, normals_sign), size)
-    return _finish(example, maps, kinds, size)
+    return _finish(example, _pixels(maps), kinds, size)
 
 
 def _eval_b(example, *, size, kinds, normals_sign):
-    return _finish(example, unpack(example, kinds, normals_sign), kinds, size)
+    return _finish(example, _pixels(unpack(example, kinds, normals_sign)), kinds, size)
+
+
+def _pixels(maps: Maps) -> Maps:
+    """The image as one uint8 plane ``[H, W, 3]``, in which what follows moves it."""
+    return maps | {"image": [color.quantise(maps["image"])]}
 
 
 def _finish(example, maps: Maps, kinds, size, rng=None) -> Transformed:
     """Colours, normalisation, padding and masks; `rng` is None without distortion."""
-    H, W = maps["image"][0].shape
+    (image,) = maps["image"]
+    H, W, _ = image.shape
     if H > size[0] or W > size[1]:
         raise ConfigError(f"size={size} is smaller than the image {example['id']}, {(H, W)}.")
-    image = color.quantise(maps["image"])
     if rng is not None:
         image = color.distort(image, color.draw_distortion(rng))
     maps = geometry.pad(maps | {"image": [color.normalise(image)]}, size)
