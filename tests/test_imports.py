@@ -14,6 +14,7 @@ BELOW = {
     "errors": set(),
     "rules": {"errors"},
     "config": {"errors"},
+    "files": {"errors"},
     "cli": {"errors"},
     "losses": {"errors"},
     "metrics": {"errors", "losses"},

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from mtl_vision import rules as paths
@@ -137,8 +138,8 @@ def convert(
     Returns: a tree like `targets` of NumPy arrays.
 
     Raises:
-      DataError: arrays that no rule or no target takes, targets without an array, or shapes that
-        differ; all of them in one message.
+      DataError: arrays that no rule or no target takes, targets without an array, shapes that
+        differ, or arrays of other than finite real numbers; all of them in one message.
     """
     shapes = {path: tuple(leaf.shape) for path, leaf in paths.flatten(targets).items()}
     found, unused = _gather(arrays, table, shapes)
@@ -151,11 +152,19 @@ def convert(
         parts, rule = found[path]
         array = rule.fit(rule.join([parts[i] for i in sorted(parts)]), shape)
         made[path] = array
-        if array.shape != shape:
-            faults.append(f"{path} is {array.shape} and should be {shape}")
+        faults += unfit(path, array, shape)
     missing = [path for path in shapes if path not in found and path not in made]
     _report(unused, missing, faults)
     return paths.map_with_path(lambda path, _: made[path], targets)
+
+
+def unfit(path: str, array: np.ndarray, shape: tuple[int, ...]) -> list[str]:
+    """Says why an array cannot become the parameter at `path`, if it cannot."""
+    if array.shape != shape:
+        return [f"{path} is {array.shape} and should be {shape}"]
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        return [f"{path} is {array.dtype} and should be of real numbers"]
+    return [] if np.isfinite(array).all() else [f"{path} is not finite"]
 
 
 def _gather(arrays, table, shapes):
@@ -181,7 +190,7 @@ def _gather(arrays, table, shapes):
 def _report(unused, missing, faults):
     listed = [
         f"{len(names)} {what} ({', '.join(names)})"
-        for names, what in ((unused, "arrays unused"), (missing, "missing"), (faults, "misshapen"))
+        for names, what in ((unused, "arrays unused"), (missing, "missing"), (faults, "unfit"))
         if names
     ]
     if listed:

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import os
 import pathlib
-import zipfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,66 +11,15 @@ import jax
 import numpy as np
 from flax import traverse_util
 
-from mtl_vision import rules
+from mtl_vision import files, rules
 from mtl_vision.errors import ConfigError, DataError
 from mtl_vision.models import released
-from mtl_vision.models.convert import convert
+from mtl_vision.models.convert import convert, unfit
 from mtl_vision.train import integrity
 from mtl_vision.train.state import TrainState
 
 FORMAT = "mtl_vision/1"
 WHOLE = ("trainable", "frozen", "stats")
-
-
-def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Reads the arrays of a file by name, and its metadata, without running anything in it.
-
-    Args:
-      path: ``.npz`` without pickles, ``.safetensors``, or a torch file (``.pth``, ``.pth.tar``,
-        ``.pt``, ``.bin``), which needs torch and is read with ``weights_only``. Of a nested torch
-        file the entry ``model`` or ``state_dict`` is taken.
-
-    Raises:
-      DataError: no such file, another ending, not of that format, or torch is missing.
-    """
-    readers = {".npz": _npz, ".safetensors": _safetensors}
-    readers |= dict.fromkeys((".pth", ".tar", ".pt", ".bin"), _torch)
-    if path.suffix not in readers:
-        raise DataError(f"{path} is none of {', '.join(readers)}.")
-    if not path.is_file():
-        raise DataError(f"{path} does not exist.")
-    try:
-        return readers[path.suffix](path)
-    except ImportError as e:
-        raise DataError(
-            f"{path} is a torch file; install torch to read it (pip install torch), or convert it "
-            f"to .safetensors."
-        ) from e
-    except Exception as e:
-        raise DataError(f"{path} is not a whole {path.suffix} file: {e}.") from e
-
-
-def _npz(path):
-    if not zipfile.is_zipfile(path):
-        raise ValueError("not a zip archive")
-    with np.load(path, allow_pickle=False) as file:
-        return {name: file[name] for name in file.files}, {}
-
-
-def _safetensors(path):
-    import safetensors
-
-    with safetensors.safe_open(path, "numpy") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
-
-
-def _torch(path):
-    import torch
-
-    found = torch.load(path, map_location="cpu", weights_only=True)
-    for name in ("model", "state_dict"):
-        found = found[name] if isinstance(found.get(name), Mapping) else found
-    return {k: v.numpy() for k, v in found.items() if isinstance(v, torch.Tensor)}, {}
 
 
 def config_of(path: pathlib.Path) -> dict[str, Any]:
@@ -81,10 +29,21 @@ def config_of(path: pathlib.Path) -> dict[str, Any]:
       ConfigError: the file has none.
       DataError: it cannot be read.
     """
-    _, metadata = read(path)
+    _, metadata = files.read(path)
     if metadata.get("format") != FORMAT:
         raise ConfigError(f"{path} holds no config; give one, such as configs/mtlora_r64.py.")
-    return json.loads(metadata["config"])
+    return _described(path, metadata)[2]
+
+
+def _described(path: pathlib.Path, metadata: Mapping[str, str]) -> tuple[str, int, dict[str, Any]]:
+    """Returns what `export` wrote beside the arrays: digest, step and config."""
+    try:
+        config, step = json.loads(metadata["config"]), int(metadata["step"])
+        if not isinstance(config, dict) or not 0 <= step < 2**31:
+            raise ValueError("its config or step is none")
+        return metadata["frozen"], step, config
+    except (KeyError, ValueError, RecursionError) as e:
+        raise DataError(f"{path} does not say what it holds: {e}. Export it again.") from e
 
 
 def export(path: pathlib.Path, state: TrainState, config: Mapping[str, Any]) -> None:
@@ -118,9 +77,9 @@ def load(path: pathlib.Path, state: TrainState, tasks: Sequence[str]) -> TrainSt
 
     Args:
       path: what `export` wrote, for a model with the same frozen parameters; or in any format of
-        `read` a checkpoint, for one dataset, of scale-lab/MTLoRA with its hrnet heads, or with an
-        unscanned ViT of InvPT or TaskPrompter (prismformore/Multi-Task-Transformer) or of MLoRE
-        (YuqiYang213/MLoRE).
+        `files.read` a checkpoint, for one dataset, of scale-lab/MTLoRA with its hrnet heads, or
+        with an unscanned ViT of InvPT or TaskPrompter (prismformore/Multi-Task-Transformer) or of
+        MLoRE (YuqiYang213/MLoRE).
       state: of the model, at its start.
       tasks: their names, ``dataset/kind``, in the order of the model.
 
@@ -128,10 +87,11 @@ def load(path: pathlib.Path, state: TrainState, tasks: Sequence[str]) -> TrainSt
       DataError: the file cannot be read, belongs to other frozen parameters, or does not fit; all
         unused and missing arrays are named.
     """
-    arrays, metadata = read(path)
+    arrays, metadata = files.read(path)
     if metadata.get("format") != FORMAT:
         return _load_released(path, arrays, state, tasks)
-    if metadata["frozen"] != str(_digest(state)):
+    frozen, step, _ = _described(path, metadata)
+    if frozen != str(_digest(state)):
         raise DataError(
             f"{path} was trained on other frozen parameters than those of this model. Use the "
             f"config in the file; its init_from must be the same run's."
@@ -139,17 +99,11 @@ def load(path: pathlib.Path, state: TrainState, tasks: Sequence[str]) -> TrainSt
     mine = rules.flatten({name: getattr(state, name) for name in ("trainable", "stats")})
     faults = [f"{p} is missing" for p in mine if p not in arrays]
     faults += [f"{p} is not in the model" for p in arrays if p not in mine]
-    faults += [
-        f"{p} is {arrays[p].shape} there and {x.shape} here"
-        for p, x in mine.items()
-        if p in arrays and arrays[p].shape != x.shape
-    ]
+    faults += [f for p, x in mine.items() if p in arrays for f in unfit(p, arrays[p], x.shape)]
     if faults:
         raise DataError(f"{path} does not fit the model: {'; '.join(faults)}.")
-    step = np.asarray(int(metadata["step"]), state.step.dtype)
-    return dataclasses.replace(
-        _filled(state, arrays), step=jax.device_put(step, state.step.sharding)
-    )
+    step = jax.device_put(np.asarray(step, state.step.dtype), state.step.sharding)
+    return dataclasses.replace(_filled(state, arrays), step=step)
 
 
 def _load_released(path, arrays, state, tasks):

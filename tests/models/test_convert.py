@@ -17,9 +17,10 @@ TARGETS = {"fc": {0: {"kernel": np.zeros((3, 2))}}, "qkv": {"kernel": np.zeros((
 
 def arrays():
     named = {
-        name: np.full((2, 2), i) for i, name in enumerate(("v.weight", "q.weight", "k.weight"))
+        name: np.full((2, 2), i, np.float32)
+        for i, name in enumerate(("v.weight", "q.weight", "k.weight"))
     }
-    return named | {"fc.0.weight": np.arange(6).reshape(2, 3), "ignored.mask": np.zeros(1)}
+    return named | {"fc.0.weight": np.arange(6.0).reshape(2, 3), "ignored.mask": np.zeros(1)}
 
 
 def test_arrays_find_their_place_and_parts_join_in_order():
@@ -57,6 +58,19 @@ def test_tables_are_resized_and_tokens_kept():
     resized = position_table(table, (17, 3))
     np.testing.assert_allclose(resized, np.concatenate([[[5.0] * 3], np.ones((16, 3))]), atol=1e-6)
     assert resized.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    "array, text",
+    [
+        (np.zeros((2, 3), np.int32), "fc/0/kernel is int32 and should be of real numbers"),
+        (np.full((2, 3), np.nan), "fc/0/kernel is not finite"),
+        (np.full((2, 3), np.inf, np.float16), "fc/0/kernel is not finite"),
+    ],
+)
+def test_parameters_are_finite_real_numbers(array, text):
+    with pytest.raises(DataError, match=rf"1 unfit \({text}\)"):
+        convert(arrays() | {"fc.0.weight": array}, RULES, TARGETS)
 
 
 @pytest.mark.parametrize("resized", [bias_table, position_table])

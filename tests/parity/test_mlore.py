@@ -212,5 +212,5 @@ def test_checkpoint_is_imported_whole_or_not_at_all(file):
     saved["module.backbone.MLoRE_3.weight"] = saved["module.backbone.share.bias"] = saved.pop(name)
     with pytest.raises(DataError) as raised:
         convert(saved, table_of(meta), state, zero=zero)
-    for part in ("2 arrays unused (module.backbone.MLoRE_3.weight", "misshapen", "far_norm/scale"):
+    for part in ("2 arrays unused (module.backbone.MLoRE_3.weight", "unfit", "far_norm/scale"):
         assert part in str(raised.value)

@@ -181,7 +181,7 @@ def test_no_flipped_byte_changes_a_number_unseen(tmp_path, begin):
     assert found > 0
 
 
-@pytest.mark.parametrize("what", ["truncated", "description", "emptied"])
+@pytest.mark.parametrize("what", ["truncated", "description", "a list", "no text", "emptied"])
 def test_broken_files_are_passed_over(tmp_path, begin, what):
     write(tmp_path, at(begin.state, 1), at(begin.state, 2))
     if what == "truncated":
@@ -190,6 +190,9 @@ def test_broken_files_are_passed_over(tmp_path, begin, what):
     elif what == "description":
         file = tmp_path / "steps" / "2" / "_CHECKPOINT_METADATA"
         file.write_text(file.read_text().replace("float32", "float33", 1))
+    elif what in ("a list", "no text"):
+        file = tmp_path / "steps" / "2" / "_CHECKPOINT_METADATA"
+        file.write_bytes({"a list": b"[1]", "no text": b"\xff\0"}[what])
     else:
         shutil.rmtree(tmp_path / "steps" / "2" / "model")
     restored, passed = load_latest(tmp_path, begin.state)

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 
 from mtl_vision import parallel, rules
 from mtl_vision.errors import DataError
@@ -66,27 +67,26 @@ def test_arrays_that_do_not_fit_are_all_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name, content, text",
+    "changes",
     [
-        ("x.npz", b"PK\x03\x04 cut", "not a whole .npz"),
-        ("x.safetensors", b"{}", "not a whole .safetensors"),
-        ("x.txt", b"", "is none of .npz"),
-        ("gone.npz", None, "does not exist"),
+        {"config": "{"},
+        {"config": "[" * 10**5},
+        {"config": "[]"},
+        {"step": "seven"},
+        {"step": str(2**40)},
+        {"step": None},
     ],
 )
-def test_files_that_cannot_be_read(tmp_path, name, content, text):
-    file = tmp_path / name
-    if content is not None:
-        file.write_bytes(content)
-    with pytest.raises(DataError, match=text):
-        weights.read(file)
-
-
-def test_pickled_arrays_are_not_loaded(tmp_path):
-    file = tmp_path / "x.npz"
-    np.savez(file, a=np.array([{}], dtype=object))
-    with pytest.raises(DataError, match="not a whole .npz"):
-        weights.read(file)
+def test_a_file_that_misdescribes_itself_is_one_error(tmp_path, changes):
+    file = tmp_path / "x.safetensors"
+    weights.export(file, start(), {})
+    with safe_open(file, "numpy") as f:
+        metadata = {k: v for k, v in (f.metadata() | changes).items() if v is not None}
+    save_file(load_file(file), file, metadata=metadata)
+    with pytest.raises(DataError, match="does not say what it holds"):
+        weights.config_of(file)
+    with pytest.raises(DataError, match="does not say what it holds"):
+        weights.load(file, start(), TASKS)
 
 
 def test_a_released_checkpoint_fills_the_whole_model(tmp_path):
