@@ -4,7 +4,9 @@ Activations are ``[S, B, ..., C]``. The leading stream axis is 1 in a plain back
 may widen it, and everything here works on any S by broadcasting.
 """
 
+import functools
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,13 +30,41 @@ from mtl_vision.models.layers import (
 REMAT = {"none": (False, False), "block": (True, False), "stage": (False, True)}
 
 
+def quick_gelu(x: jax.Array) -> jax.Array:
+    """``x sigmoid(1.702 x)``, as in CLIP."""
+    return x * jax.nn.sigmoid(1.702 * x)
+
+
+def swiglu(x: jax.Array) -> jax.Array:
+    """``silu(a) b`` of the halves (a, b) of the last axis (arXiv 2002.05202)."""
+    gate, value = jnp.split(x, 2, -1)
+    return jax.nn.silu(gate) * value
+
+
+# What stands between the layers of an MLP.
+ACTS = {
+    "gelu": gelu,
+    "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
+    "quick_gelu": quick_gelu,
+    "swiglu": swiglu,
+}
+
+
 class PatchEmbed(nnx.Module):
     """Image ``[B, H, W, 3]`` -> tokens ``[B, ceil(H/p), ceil(W/p), C]``, through `norm`."""
 
     def __init__(
-        self, channels: int, patch: int, *, norm: nnx.Module, dtype: Dtype = None, rngs: nnx.Rngs
+        self,
+        channels: int,
+        patch: int,
+        *,
+        norm: nnx.Module,
+        bias: bool = True,
+        dtype: Dtype = None,
+        rngs: nnx.Rngs,
     ):
-        self.proj = Conv(3, channels, patch, stride=patch, padding=0, dtype=dtype, rngs=rngs)
+        make = dict(stride=patch, padding=0, bias=bias, dtype=dtype, rngs=rngs)
+        self.proj = Conv(3, channels, patch, **make)
         self.norm, self.patch = norm, patch
 
     def __call__(self, image: jax.Array) -> jax.Array:
@@ -42,15 +72,25 @@ class PatchEmbed(nnx.Module):
 
 
 class Mlp(nnx.Module):
-    """``fc2(gelu(fc1 x))``."""
+    """``fc2(act(fc1 x))``, `act` being a key of `ACTS`; for ``swiglu`` fc1 is twice as wide."""
 
-    def __init__(self, channels: int, hidden: int, *, dtype: Dtype = None, rngs: nnx.Rngs):
-        self.fc1 = Linear(channels, hidden, dtype=dtype, rngs=rngs)
+    def __init__(
+        self,
+        channels: int,
+        hidden: int,
+        *,
+        act: str = "gelu",
+        dtype: Dtype = None,
+        rngs: nnx.Rngs,
+    ):
+        wide = 2 * hidden if act == "swiglu" else hidden
+        self.fc1 = Linear(channels, wide, dtype=dtype, rngs=rngs)
         self.fc2 = Linear(hidden, channels, dtype=dtype, rngs=rngs)
+        self.act = act
 
     def __call__(self, x: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
         keys = split(key, 2)
-        return self.fc2(gelu(self.fc1(x, key=keys[0])), key=keys[1])
+        return self.fc2(ACTS[self.act](self.fc1(x, key=keys[0])), key=keys[1])
 
 
 class Block(nnx.Module):
@@ -75,10 +115,16 @@ class Block(nnx.Module):
         self.scale1, self.scale2 = scales or (Identity(), Identity())
 
     def __call__(
-        self, x: jax.Array, *, rate: jax.Array | float = 0.0, key: jax.Array | None = None
+        self,
+        x: jax.Array,
+        *,
+        rate: jax.Array | float = 0.0,
+        key: jax.Array | None = None,
+        **given: Any,
     ) -> jax.Array:
+        """`given` goes to the attention."""
         keys = split(key, 6)
-        branch = self.scale1(self.attn(self.norm1(x), key=keys[0]), key=keys[4])
+        branch = self.scale1(self.attn(self.norm1(x), key=keys[0], **given), key=keys[4])
         x = x + drop_path(branch, rate, keys[1])
         branch = self.scale2(self.mlp(self.norm2(x), key=keys[2]), key=keys[5])
         return x + drop_path(branch, rate, keys[3])
@@ -96,12 +142,13 @@ def run_blocks(
     rates: Sequence[float],
     remat: str,
     key: jax.Array | None,
+    **given: Any,
 ) -> jax.Array:
-    """Runs `blocks` one after another; `remat` is a key of `REMAT`."""
+    """Runs `blocks` one after another; `remat` is a key of `REMAT`, `given` is for all."""
     each, whole = REMAT[remat]
 
     def step(block, rate, x, key):
-        return block(x, rate=rate, key=key), nnx.state(block, Penalty)
+        return block(x, rate=rate, key=key, **given), nnx.state(block, Penalty)
 
     if each:
         step = jax.checkpoint(step, static_argnums=(1,))
@@ -121,7 +168,13 @@ def run_blocks(
 
 
 def scan_blocks(
-    blocks: Block, x: jax.Array, *, rates: Sequence[float], remat: str, key: jax.Array | None
+    blocks: Block,
+    x: jax.Array,
+    *,
+    rates: Sequence[float],
+    remat: str,
+    key: jax.Array | None,
+    **given: Any,
 ) -> jax.Array:
     """Like `run_blocks`, for blocks stacked on a leading axis of every parameter.
 
@@ -132,7 +185,7 @@ def scan_blocks(
 
     def step(x, item):
         block, rate, key = item
-        return block(x, rate=rate if drops else 0.0, key=key), None
+        return block(x, rate=rate if drops else 0.0, key=key, **given), None
 
     if each:  # a scan keeps its iterations apart by itself
         step = jax.checkpoint(step, prevent_cse=False)

@@ -1,11 +1,11 @@
-"""Public weights into our trees, by ordered rules.
+"""Public weights into our trees, and back, by ordered rules.
 
 A rule says where the arrays whose name it matches go and how they change. Converting is strict:
 every array is used or dropped by a rule on purpose, and every parameter is found.
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,93 +14,19 @@ import numpy as np
 
 from mtl_vision import rules as paths
 from mtl_vision.errors import DataError
-from mtl_vision.models.resize import matrix
-
-Transform = Callable[[np.ndarray], np.ndarray]
-Fit = Callable[[np.ndarray, tuple[int, ...]], np.ndarray]
-Join = Callable[[Sequence[np.ndarray]], np.ndarray]
-
-
-def same(array: np.ndarray) -> np.ndarray:
-    """Returns the array."""
-    return array
-
-
-def linear(array: np.ndarray) -> np.ndarray:
-    """PyTorch's ``[out, in]`` -> kernel ``[in, out]``."""
-    return array.T
-
-
-def conv(array: np.ndarray) -> np.ndarray:
-    """PyTorch's ``[out, in, kh, kw]`` -> kernel ``[kh, kw, in, out]``."""
-    return array.transpose(2, 3, 1, 0)
-
-
-def first(array: np.ndarray) -> np.ndarray:
-    """Drops a leading axis of size 1."""
-    return array.reshape(array.shape[1:]) if array.shape[:1] == (1,) else array
-
-
-def scalar(array: np.ndarray) -> np.ndarray:
-    """PyTorch's ``[1]`` -> ``[]``."""
-    return array.reshape(())
-
-
-def last(parts: Sequence[np.ndarray]) -> np.ndarray:
-    """Joins arrays on the last axis; one alone may have none."""
-    return parts[0] if len(parts) == 1 else np.concatenate(parts, -1)
-
-
-def padded(parts: Sequence[np.ndarray]) -> np.ndarray:
-    """Stacks arrays on a new first axis, each filled up with zeros to the largest."""
-    shape = np.max([part.shape for part in parts], 0)
-    return np.stack([np.pad(part, [(0, n) for n in shape - part.shape]) for part in parts])
-
-
-def exact(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Changes nothing; a shape that differs is an error of the conversion."""
-    del shape
-    return array
-
-
-def _resize_grid(grid: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Bicubic (a = -0.75) resize of ``[h, w, C]``, in float64."""
-    rows, columns = (matrix(grid.shape[i], size[i], "bicubic") for i in range(2))
-    wide = np.einsum("hp,wq,pqc->hwc", rows, columns, grid.astype(np.float64))
-    return wide.astype(grid.dtype)
-
-
-def _side(count: int) -> int | None:
-    side = int(round(max(count, 0) ** 0.5))
-    return side if side * side == count else None
-
-
-def bias_table(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Resizes a relative position bias table ``[(2w - 1)^2, heads]`` to another window."""
-    source, target = _side(array.shape[0]), _side(shape[0])
-    if array.shape == shape or source is None or target is None:
-        return array
-    grid = array.reshape(source, source, -1)
-    return _resize_grid(grid, (target, target)).reshape(target**2, -1)
-
-
-def position_table(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Resizes ``[1 + n*n, C]``, class token first, to another square grid."""
-    source, target = _side(array.shape[0] - 1), _side(shape[0] - 1)
-    if array.shape == shape or source is None or target is None:
-        return array
-    grid = _resize_grid(array[1:].reshape(source, source, -1), (target, target))
-    return np.concatenate([array[:1], grid.reshape(target**2, -1)])
-
-
-def position_grid(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """``[n, C]`` of the wanted grid or, to be resized, of a square one -> ``[h, w, C]``."""
-    if len(shape) != 3:
-        return array
-    if array.shape[0] == shape[0] * shape[1]:
-        return array.reshape(*shape[:2], -1)
-    source = _side(array.shape[0])
-    return array if source is None else _resize_grid(array.reshape(source, source, -1), shape[:2])
+from mtl_vision.models.layouts import (
+    TAKE_APART,
+    UNDO,
+    UNFIT,
+    Fit,
+    Join,
+    Transform,
+    conv,
+    exact,
+    last,
+    linear,
+    same,
+)
 
 
 @dataclass(frozen=True)
@@ -187,6 +113,55 @@ def _gather(arrays, table, shapes):
     return found, unused
 
 
+def invert(tree: Any, table: Sequence[Rule]) -> dict[str, np.ndarray]:
+    """Undoes `convert`: parameters here -> arrays by the names of the public file.
+
+    Of several rules for one path the first is taken, with those for other parts of it. Nothing
+    leads back from a pattern with more than names, escaped points and plain groups in it, nor from
+    a transform without an entry in `layouts.UNDO`.
+
+    Args:
+      tree: nested dict of arrays.
+      table: rules of one format.
+
+    Raises:
+      DataError: parameters that no rule leads back; all are named.
+    """
+    ways = [way for way in map(_backwards, table) if way]
+    made, lost = {}, []
+    for path, array in paths.flatten(tree).items():
+        found = [(m.expand(name), rule) for p, name, rule in ways if (m := p.fullmatch(path))]
+        if not found:
+            lost.append(path)
+            continue
+        rule = found[0][1]
+        parts = {r.part: (n, r) for n, r in reversed(found) if r.join is rule.join}
+        array = UNFIT.get(rule.fit, same)(np.asarray(array))
+        pieces = TAKE_APART[rule.join](array, len(parts))
+        for (name, one), piece in zip((parts[i] for i in sorted(parts)), pieces, strict=False):
+            made[name] = np.ascontiguousarray(UNDO[one.transform](piece))
+    if lost:
+        raise DataError(f"The file has no place for {len(lost)} parameters: {', '.join(lost)}.")
+    return made
+
+
+_GROUP = re.compile(r"\((?!\?)([^()]*)\)")
+
+
+def _backwards(rule):
+    """Returns (regex of paths, template of names, rule), or None where nothing leads back."""
+    bare = _GROUP.sub("", rule.pattern).replace(r"\.", "")
+    if rule.path is None or re.search(r"[\\.*+?|()\[\]]", bare):
+        return None
+    if rule.transform not in UNDO or rule.join not in TAKE_APART:
+        return None
+    groups = _GROUP.findall(rule.pattern)
+    path = re.sub(r"\\(\d)", lambda m: f"(?P<g{m[1]}>{groups[int(m[1]) - 1]})", rule.path)
+    counter = iter(range(1, len(groups) + 1))
+    name = _GROUP.sub(lambda _: rf"\g<g{next(counter)}>", rule.pattern).replace(r"\.", ".")
+    return re.compile(path), name, rule
+
+
 def _report(unused, missing, faults):
     listed = [
         f"{len(names)} {what} ({', '.join(names)})"
@@ -243,70 +218,3 @@ def torch_batch_norms(source: str, target: str) -> list[Rule]:
         Rule(rf"{source}\.running_(mean|var)", rf"{target}/\{re.compile(source).groups + 1}"),
         Rule(rf"{source}\.num_batches_tracked", None),
     ]
-
-
-# microsoft/Swin-Transformer and scale-lab/MTLoRA, without the prefix ``backbone.``.
-SWIN_MICROSOFT = (
-    *torch_convs(r"patch_embed\.proj", "patch_embed/proj"),
-    *torch_norms(r"patch_embed\.norm", "patch_embed/norm"),
-    Rule(r"absolute_pos_embed", "absolute_position", first, fit=position_grid),
-    Rule(r".*\.(attn_mask|relative_position_index)", None),
-    Rule(
-        r"layers\.(\d+)\.blocks\.(\d+)\.attn\.relative_position_bias_table",
-        r"stages/\1/blocks/\2/attn/relative_position_bias_table",
-        fit=bias_table,
-    ),
-    *torch_layers(
-        r"layers\.(\d+)\.blocks\.(\d+)\.(attn|mlp)\.(qkv|proj|fc1|fc2)",
-        r"stages/\1/blocks/\2/\3/\4",
-    ),
-    *torch_norms(r"layers\.(\d+)\.blocks\.(\d+)\.(norm1|norm2)", r"stages/\1/blocks/\2/\3"),
-    *torch_layers(r"layers\.(\d+)\.downsample\.reduction", r"stages/\1/merging/reduction"),
-    *torch_norms(r"layers\.(\d+)\.downsample\.norm", r"stages/\1/merging/norm"),
-    Rule(r"(norm|head)\.(weight|bias)", None),
-)
-
-_HF_BLOCK = r"encoder\.layers\.(\d+)\.blocks\.(\d+)"
-_BLOCK = r"stages/\1/blocks/\2"
-# transformers' SwinBackbone, safetensors names without the prefix ``swin.``.
-SWIN_TRANSFORMERS = (
-    *torch_convs(r"embeddings\.patch_embeddings\.projection", "patch_embed/proj"),
-    *torch_norms(r"embeddings\.norm", "patch_embed/norm"),
-    Rule(r".*\.relative_position_index", None),
-    Rule(
-        rf"{_HF_BLOCK}\.attention\.self\.relative_position_bias_table",
-        f"{_BLOCK}/attn/relative_position_bias_table",
-        fit=bias_table,
-    ),
-    *(
-        Rule(rf"{_HF_BLOCK}\.attention\.self\.{name}\.{kind}", f"{_BLOCK}/attn/qkv/{ours}", *how)
-        for i, name in enumerate(("query", "key", "value"))
-        for kind, ours, how in (("weight", "kernel", (linear, i)), ("bias", "bias", (same, i)))
-    ),
-    *torch_layers(rf"{_HF_BLOCK}\.attention\.output\.dense", f"{_BLOCK}/attn/proj"),
-    *torch_layers(rf"{_HF_BLOCK}\.intermediate\.dense", f"{_BLOCK}/mlp/fc1"),
-    *torch_layers(rf"{_HF_BLOCK}\.output\.dense", f"{_BLOCK}/mlp/fc2"),
-    *torch_norms(rf"{_HF_BLOCK}\.layernorm_before", f"{_BLOCK}/norm1"),
-    *torch_norms(rf"{_HF_BLOCK}\.layernorm_after", f"{_BLOCK}/norm2"),
-    *torch_layers(r"encoder\.layers\.(\d+)\.downsample\.reduction", r"stages/\1/merging/reduction"),
-    *torch_norms(r"encoder\.layers\.(\d+)\.downsample\.norm", r"stages/\1/merging/norm"),
-    *(
-        rule
-        for i in range(4)
-        for rule in torch_norms(rf"hidden_states_norms\.stage{i + 1}", f"out_norms/{i}")
-    ),
-    Rule(r"(swin\.)?(layernorm|pooler|classifier)\..*", None),
-)
-
-# timm's VisionTransformer.
-VIT_TIMM = (
-    *torch_convs(r"patch_embed\.proj", "patch_embed/proj"),
-    Rule(r"cls_token", "cls_token", first),
-    Rule(r"reg_token", "register_tokens", first),
-    Rule(r"pos_embed", "pos_embed", first, fit=position_table),
-    *torch_layers(r"blocks\.(\d+)\.(attn|mlp)\.(qkv|proj|fc1|fc2)", r"blocks/\1/\2/\3"),
-    *torch_norms(r"blocks\.(\d+)\.(norm1|norm2)", r"blocks/\1/\2"),
-    Rule(r"blocks\.(\d+)\.ls([12])\.gamma", r"blocks/\1/scale\2/gamma"),
-    *torch_norms(r"norm", "norm"),
-    Rule(r"(head|pre_logits|fc_norm)\..*", None),
-)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from mtl_vision.errors import DataError
-from mtl_vision.models.convert import Rule, bias_table, convert, linear, position_table
+from mtl_vision.models.convert import Rule, convert
+from mtl_vision.models.layouts import bias_table, linear, position_table
 
 RULES = (
     Rule(r"ignored\..*", None),

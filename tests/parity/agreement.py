@@ -9,7 +9,7 @@ import optax
 
 from mtl_vision import optim, rules
 from mtl_vision.models import mtl
-from mtl_vision.models.convert import padded
+from mtl_vision.models.layouts import padded
 from mtl_vision.models.released import mtlora as released
 from mtl_vision.optim.optimizers import decay_factors
 from tests.parity import networks, records

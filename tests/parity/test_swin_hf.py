@@ -8,6 +8,7 @@ from flax import nnx
 
 from mtl_vision.models import convert, mtl
 from mtl_vision.models.backbones import BACKBONES
+from mtl_vision.models.pretrained import swin
 from tests.parity import records
 
 RECORDS = records.records("swin_hf")
@@ -31,7 +32,7 @@ def compare(file, dtype, tolerance):
     meta, arrays = records.load(file)
     graphdef, targets = nnx.split(mtl.abstract(lambda: build(meta["config"], True)))
     weights = convert.convert(
-        records.group(arrays, "param"), convert.SWIN_TRANSFORMERS, nnx.to_pure_dict(targets)
+        records.group(arrays, "param"), swin.TRANSFORMERS, nnx.to_pure_dict(targets)
     )
     weights = jax.tree.map(lambda a: jnp.asarray(a, dtype), weights)
     image = jnp.asarray(np.moveaxis(arrays["input/image"], 1, -1), dtype)

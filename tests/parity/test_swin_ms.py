@@ -9,6 +9,7 @@ from flax import nnx
 from mtl_vision import rules
 from mtl_vision.models import convert, mtl
 from mtl_vision.models.backbones import BACKBONES
+from mtl_vision.models.pretrained import swin
 from tests.parity import records
 from tests.parity.family import Watch
 
@@ -48,7 +49,7 @@ def compare(file, dtype, forward, backward):
     model = mtl.abstract(lambda: build(meta))
     graphdef, targets = nnx.split(model)
     targets = nnx.to_pure_dict(targets)
-    weights = convert.convert(records.group(arrays, "param"), convert.SWIN_MICROSOFT, targets)
+    weights = convert.convert(records.group(arrays, "param"), swin.MICROSOFT, targets)
     weights = jax.tree.map(lambda a: jnp.asarray(a, dtype), weights)
     image = jnp.asarray(np.moveaxis(arrays["input/image"], 1, -1), dtype)
     probes = records.group(arrays, "probe")
@@ -64,7 +65,7 @@ def compare(file, dtype, forward, backward):
     for name, expected in records.group(arrays, "out").items():
         actual = value if name == "probe_value" else out[name]
         records.assert_close(actual, expected, forward, name)
-    expected = convert.convert(records.group(arrays, "grad"), convert.SWIN_MICROSOFT, targets)
+    expected = convert.convert(records.group(arrays, "grad"), swin.MICROSOFT, targets)
     expected = rules.flatten(expected)
     for path, actual in rules.flatten(grads).items():
         records.assert_close(actual, expected[path], backward, path)

@@ -12,6 +12,7 @@ from mtl_vision import rules
 from mtl_vision.models import convert, mtl
 from mtl_vision.models.backbones import BACKBONES
 from mtl_vision.models.decoders import DECODERS
+from mtl_vision.models.pretrained import vit
 from tests.parity import networks, records
 from tests.parity.family import DATASET, Watch, losses_of, two_modes
 
@@ -75,7 +76,7 @@ def renamed(name):
 def gather(meta, arrays, targets):
     """The record's parameters and statistics by our paths, in our shapes."""
     backbone = {n.removeprefix("backbone."): a for n, a in arrays.items() if "backbone." in n}
-    made = convert.convert(backbone, convert.VIT_TIMM, targets["backbone"])
+    made = convert.convert(backbone, vit.TIMM, targets["backbone"])
     found = {f"backbone/{path}": a for path, a in rules.flatten(made).items()}
     heads = {}
     for name, array in arrays.items():

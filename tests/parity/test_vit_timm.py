@@ -9,6 +9,7 @@ from flax import nnx
 from mtl_vision import rules
 from mtl_vision.models import convert, mtl
 from mtl_vision.models.backbones import BACKBONES
+from mtl_vision.models.pretrained import vit
 from mtl_vision.models.resize import matrix
 from tests.parity import records
 
@@ -54,7 +55,7 @@ def compare(file, dtype, forward, backward):
     meta, arrays = records.load(file)
     graphdef, targets = nnx.split(mtl.abstract(lambda: build(meta)))
     targets = nnx.to_pure_dict(targets)
-    weights = convert.convert(records.group(arrays, "param"), convert.VIT_TIMM, targets)
+    weights = convert.convert(records.group(arrays, "param"), vit.TIMM, targets)
     weights = jax.tree.map(lambda a: jnp.asarray(a, dtype), weights)
     image = jnp.asarray(np.moveaxis(arrays["input/image"], 1, -1), dtype)
     probes = records.group(arrays, "probe")
@@ -70,7 +71,7 @@ def compare(file, dtype, forward, backward):
     expected = records.group(arrays, "grad")
     resized = expected.pop("pos_embed_resized")
     expected["pos_embed"] = pull_back(resized, meta["source_grid"], meta["target_grid"])
-    expected = rules.flatten(convert.convert(expected, convert.VIT_TIMM, targets))
+    expected = rules.flatten(convert.convert(expected, vit.TIMM, targets))
     for path, actual in rules.flatten(grads).items():
         records.assert_close(actual, expected[path], backward, path)
 

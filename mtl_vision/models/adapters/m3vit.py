@@ -159,6 +159,10 @@ def _plain(mlp):
             "config.adapter: m3vit replaces MLPs that an adapter before it has changed; put m3vit "
             "first."
         )
+    if mlp.act != "gelu":
+        raise ConfigError(
+            f"config.adapter: the experts of m3vit have gelu, but config.backbone.act={mlp.act!r}."
+        )
     return mlp
 
 

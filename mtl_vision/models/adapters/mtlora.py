@@ -21,6 +21,7 @@ from mtl_vision.models.adapters.inject import edit_blocks, merged, name_tasks, w
 from mtl_vision.models.adapters.low_rank import LowRank, TaskLowRank
 from mtl_vision.models.adapters.options import Numbers, TaskNumbers, per_stage, per_task
 from mtl_vision.models.adapters.streams import end_streams
+from mtl_vision.models.blocks import ACTS
 from mtl_vision.models.layers import (
     AdapterParam,
     Dtype,
@@ -29,7 +30,6 @@ from mtl_vision.models.layers import (
     Linear,
     TaskParam,
     dropout,
-    gelu,
     split,
 )
 
@@ -171,26 +171,26 @@ class MTLoRALinear(nnx.Module):
 class MTLoRAMlp(nnx.Module):
     """An MLP whose layers are `MTLoRALinear`, without keeping its hidden maps of every task.
 
-    Task t: ``base2 + s_t gelu(base1 + s_t u_t A_t B_t) A'_t B'_t``. Between the two branches of
+    Task t: ``base2 + s_t act(base1 + s_t u_t A_t B_t) A'_t B'_t``. Between the two branches of
     rank R is a map of four times the width per task; it is made one task after another and again
     in the backward pass, which takes a quarter of the time that keeping all of them takes (CPU).
     """
 
     def __init__(self, mlp: nnx.Module):
-        self.fc1, self.fc2 = mlp.fc1, mlp.fc2
+        self.fc1, self.fc2, self.act = mlp.fc1, mlp.fc2, mlp.act
 
     def __call__(self, x: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
-        keys = split(key, 2)
+        keys, act = split(key, 2), ACTS[self.act]
         if not (_lean(self.fc1) and _lean(self.fc2)):
-            return self.fc2(gelu(self.fc1(x, key=keys[0])), key=keys[1])
+            return self.fc2(act(self.fc1(x, key=keys[0])), key=keys[1])
         first = self.fc1.trunk(x[:1], keys[0])
-        second = self.fc2.trunk(gelu(first.out), keys[1])
+        second = self.fc2.trunk(act(first.out), keys[1])
         up, down = self.fc1.task_lora, self.fc2.task_lora
         base = first.base.reshape(-1, first.base.shape[-1])
 
         @jax.checkpoint
         def narrow(z, b, a):
-            return gelu(base + z @ b) @ a
+            return act(base + z @ b) @ a
 
         z = up.down(self.fc1.streams(x, first))
         T, *places, R = z.shape

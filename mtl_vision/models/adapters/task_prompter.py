@@ -33,6 +33,7 @@ from mtl_vision.models.layers import (
     drop_path,
     split,
 )
+from mtl_vision.models.rotary import rotated
 
 # What the authors trained; `size` is that of the images.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -113,12 +114,18 @@ class PromptAttention(nnx.Module):
         return len(self.pixels.owners)
 
     def __call__(
-        self, x: jax.Array, *, score: bool, key: jax.Array | None = None
+        self,
+        x: jax.Array,
+        *,
+        score: bool,
+        key: jax.Array | None = None,
+        rotation: jax.Array | None = None,
     ) -> tuple[jax.Array, ...]:
         """Returns the output and, with `score`, the scores of `Tapped`."""
         keys, T, pixels = split(key, 2), self.tasks, self.pixels.chosen
         qkv = jnp.split(self.qkv(x, key=keys[0]), 3, -1)
         q, k, v = (rearrange(t, "s b n (h d) -> s b h n d", h=self.heads) for t in qkv)
+        q, k = rotated(q, rotation), rotated(k, rotation)
         y = rearrange(attend(q, k, v), "s b h n d -> s b n (h d)")
         maps = pixels.spread(x[:, :, :T])
         back = jnp.pad(pixels.gather(maps), [(0, 0), (0, 0), (0, x.shape[2] - T), (0, 0)])

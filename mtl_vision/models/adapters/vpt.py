@@ -63,8 +63,8 @@ class Visited(nnx.Module):
     def __init__(self, attn: nnx.Module, count: int):
         self.attn, self.count = attn, count
 
-    def __call__(self, x: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
-        return self.attn(x, key=key)[:, :, self.count :]
+    def __call__(self, x: jax.Array, *, key: jax.Array | None = None, **given: Any) -> jax.Array:
+        return self.attn(x, key=key, **given)[:, :, self.count :]
 
 
 class PromptedWindows(nnx.Module):

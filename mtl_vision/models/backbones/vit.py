@@ -10,6 +10,7 @@ from flax import nnx
 
 from mtl_vision.errors import ConfigError, lookup
 from mtl_vision.models.blocks import (
+    ACTS,
     REMAT,
     Block,
     Mlp,
@@ -28,9 +29,9 @@ from mtl_vision.models.layers import (
     attend,
     split,
 )
+from mtl_vision.models.pixels import from_imagenet
 from mtl_vision.models.resize import resize
-
-EPS = 1e-6
+from mtl_vision.models.rotary import rotated, rotation
 
 
 class Attention(nnx.Module):
@@ -41,11 +42,19 @@ class Attention(nnx.Module):
         self.proj = Linear(channels, channels, dtype=dtype, rngs=rngs)
         self.heads = heads
 
-    def __call__(self, x: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self,
+        x: jax.Array,
+        *,
+        key: jax.Array | None = None,
+        rotation: jax.Array | None = None,
+    ) -> jax.Array:
+        """`rotation` is that of the patches, the last tokens; see `rotary`."""
         keys = split(key, 2)
         qkv = self.qkv(x, key=keys[0])
         parts = jnp.split(qkv, 3, -1)
         q, k, v = (rearrange(t, "s b n (h d) -> s b h n d", h=self.heads) for t in parts)
+        q, k = rotated(q, rotation), rotated(k, rotation)
         x = rearrange(attend(q, k, v), "s b h n d -> s b n (h d)")
         return self.proj(x, key=keys[1])
 
@@ -81,8 +90,14 @@ class ViT(nnx.Module):
       mlp_ratio: hidden over outer width of the MLP.
       drop_path: rate of the last block; rises linearly from 0.
       class_token: whether a class token goes along; it has the first row of the position table.
+      distillation_token: whether one more does (arXiv 2012.12877), with the second row.
       register_tokens: how many registers go along (arXiv 2309.16588), without position.
       layer_scale: initial gain of both branches, 0.0 for none.
+      act: a key of `blocks.ACTS`; with ``swiglu`` the MLP is gated.
+      pre_norm: whether tokens are normalised before the first block; then patches have no bias.
+      norm_eps: of all norms.
+      rotary: whether positions turn queries and keys, see `rotary`, in place of the table.
+      pixels: a key of `pixels.PIXELS`, how the weights want images.
       position_resize: a key of `resize.METHODS`.
       scan: whether equal blocks between taps are stacked and scanned.
       remat: a key of `blocks.REMAT`; a stage is what lies between two taps.
@@ -91,8 +106,8 @@ class ViT(nnx.Module):
     Attributes: `channels` and `strides` of the taps, and what adapters set; see `adapters`.
 
     Raises:
-      ConfigError: taps that do not rise to `depth`, heads that do not divide the width, or an
-        unknown `remat`.
+      ConfigError: taps that do not rise to `depth`, heads that do not divide the width, an unknown
+        name, or a distillation token without a class token.
     """
 
     def __init__(
@@ -107,8 +122,14 @@ class ViT(nnx.Module):
         mlp_ratio: float = 4.0,
         drop_path: float = 0.0,
         class_token: bool = True,
+        distillation_token: bool = False,
         register_tokens: int = 0,
         layer_scale: float = 0.0,
+        act: str = "gelu",
+        pre_norm: bool = False,
+        norm_eps: float = 1e-6,
+        rotary: bool = False,
+        pixels: str = "imagenet",
         position_resize: str = "bicubic",
         scan: bool = False,
         remat: str = "none",
@@ -116,35 +137,42 @@ class ViT(nnx.Module):
         rngs: nnx.Rngs,
     ):
         self.taps = tuple(taps) or tuple(depth * i // 4 for i in range(1, 5))
-        _check(self.taps, depth, channels, heads)
+        _check(self.taps, depth, channels, heads, rotary)
         lookup(REMAT, remat, "backbone.remat")
+        lookup(ACTS, act, "backbone.act")
+        if distillation_token and not class_token:
+            raise ConfigError("config.backbone.distillation_token goes with a class_token.")
 
         def block(rngs):
             attn = Attention(channels, heads, dtype=dtype, rngs=rngs)
-            mlp = Mlp(channels, int(channels * mlp_ratio), dtype=dtype, rngs=rngs)
+            mlp = Mlp(channels, round(channels * mlp_ratio), act=act, dtype=dtype, rngs=rngs)
             scales = [LayerScale(channels, layer_scale, dtype=dtype) for _ in range(2)]
-            return Block(
-                channels, attn, mlp, scales=scales if layer_scale else None, eps=EPS, dtype=dtype
-            )
+            scales = scales if layer_scale else None
+            return Block(channels, attn, mlp, scales=scales, eps=norm_eps, dtype=dtype)
 
         def table(rows):
             return nnx.Param(NORMAL(rngs.params(), (rows, channels), jnp.float32))
 
-        self.patch_embed = PatchEmbed(channels, patch, norm=Identity(), dtype=dtype, rngs=rngs)
-        self.cls_token = table(1) if class_token else None
+        make, tokens = dict(dtype=dtype, rngs=rngs), class_token + distillation_token
+        self.pixels = from_imagenet(pixels)
+        self.patch_embed = PatchEmbed(channels, patch, norm=Identity(), bias=not pre_norm, **make)
+        self.cls_token = table(tokens) if tokens else None
         self.register_tokens = table(register_tokens) if register_tokens else None
-        self.pos_embed = table(int(class_token) + grid[0] * grid[1])
+        self.pos_embed = None if rotary else table(tokens + grid[0] * grid[1])
+        norm = functools.partial(LayerNorm, channels, eps=norm_eps, dtype=dtype)
+        self.pre_norm = norm() if pre_norm else Identity()
         if scan:
             self.segments = nnx.List([_stacked(block, n, rngs) for n in self._lengths()])
             self.tails = nnx.List([])
         else:
             self.blocks = nnx.List([block(rngs) for _ in range(depth)])
-        self.norm = LayerNorm(channels, eps=EPS, dtype=dtype)
+        self.norm = norm()
         self.generate, self.entry, self.handover = Identity(), Identity(), Identity()
         self.tap = Tap()
         self.shared, self.carried, self.tasks = 1, False, ()
         self.rates = drop_rates(drop_path, depth)
         self.grid, self.position_resize, self.scan, self.remat = grid, position_resize, scan, remat
+        self.rotary = channels // heads if rotary else 0
         self.channels, self.strides = (channels,) * len(self.taps), (patch,) * len(self.taps)
 
     def _lengths(self):
@@ -168,32 +196,40 @@ class ViT(nnx.Module):
 
     def features(self, image: jax.Array, *, key: jax.Array | None = None) -> list[jax.Array]:
         """What `__call__` returns, once `generate` has made the adapters' weights."""
-        patches = self.patch_embed(image)
+        patches = self.patches(image)
         _, h, w, _ = patches.shape
+        given = {"rotation": jnp.asarray(rotation(h, w, self.rotary))} if self.rotary else {}
         x = self.entry(self.embed(patches)[None])
         out, start = [], 0
         for i, segment_key in enumerate(split(key, len(self.taps))):
             stop = self.taps[i]
-            x = self._segment(self.handover(x) if i else x, i, start, stop, segment_key)
+            x = self._segment(self.handover(x) if i else x, i, start, stop, segment_key, given)
             norm = self.norm if stop == len(self.rates) else Identity()
             out.append(self.tap(x, index=i, norm=norm, grid=(h, w), key=segment_key))
             start = stop
         return out
 
-    def _segment(self, x, i, start, stop, key):
+    def _segment(self, x, i, start, stop, key, given):
         if not self.scan:
-            return self._loop(self.blocks[start:stop], x, start, key)
+            return self._loop(self.blocks[start:stop], x, start, key, given)
         tail = self.tails[i : i + 1]
         cut = stop - len(tail)
         keys = split(key, 2) if tail else (key, None)
         if cut > start:
-            rates = self.rates[start:cut]
-            x = scan_blocks(self.segments[i], x, rates=rates, remat=self.remat, key=keys[0])
-        return self._loop(tail, x, cut, keys[1]) if tail else x
+            how = dict(rates=self.rates[start:cut], remat=self.remat, key=keys[0])
+            x = scan_blocks(self.segments[i], x, **how, **given)
+        return self._loop(tail, x, cut, keys[1], given) if tail else x
 
-    def _loop(self, blocks, x, start, key):
+    def _loop(self, blocks, x, start, key, given):
         rates = self.rates[start : start + len(blocks)]
-        return run_blocks(blocks, x, rates=rates, remat=self.remat, key=key)
+        return run_blocks(blocks, x, rates=rates, remat=self.remat, key=key, **given)
+
+    def patches(self, image: jax.Array) -> jax.Array:
+        """Image ``[B, H, W, 3]``, normalised as ImageNet, -> ``[B, h, w, C]``."""
+        if self.pixels is not None:
+            gain, shift = (jnp.asarray(one, image.dtype) for one in self.pixels)
+            image = image * gain + shift
+        return self.patch_embed(image)
 
     def positions(self, h: int, w: int) -> jax.Array:
         """Returns the position table for a grid of h x w: ``[0 or 1 + h*w, C]``."""
@@ -206,12 +242,16 @@ class ViT(nnx.Module):
     def embed(self, patches: jax.Array) -> jax.Array:
         """Patches ``[B, h, w, C]`` -> all tokens ``[B, N, C]``: class, registers, patches."""
         batch, h, w, _ = patches.shape
-        positions = self.positions(h, w).astype(patches.dtype)
-        x = rearrange(patches, "b h w c -> b (h w) c") + positions[None, -h * w :]
-        lead = [] if self.cls_token is None else [self.cls_token.astype(x.dtype) + positions[:1]]
-        if self.register_tokens is not None:
-            lead.append(self.register_tokens.astype(x.dtype))
-        return jnp.concatenate([*(_repeat(tokens, batch) for tokens in lead), x], 1)
+        x = rearrange(patches, "b h w c -> b (h w) c")
+        lead = [
+            t if t is None else t.astype(x.dtype) for t in (self.cls_token, self.register_tokens)
+        ]
+        if self.pos_embed is not None:
+            positions = self.positions(h, w).astype(x.dtype)
+            x = x + positions[None, -h * w :]
+            lead[0] = lead[0] if lead[0] is None else lead[0] + positions[: len(lead[0])]
+        lead = [_repeat(tokens, batch) for tokens in lead if tokens is not None]
+        return self.pre_norm(jnp.concatenate([*lead, x], 1))
 
 
 def _repeat(tokens, batch):
@@ -223,13 +263,17 @@ def _stacked(block, count, rngs):
     return jax.vmap(lambda key: block(nnx.Rngs(params=key)))(keys)
 
 
-def _check(taps, depth, channels, heads):
+def _check(taps, depth, channels, heads, rotary):
     if list(taps) != sorted(set(taps)) or taps[0] < 1 or taps[-1] != depth:
         raise ConfigError(
             f"config.backbone.taps={taps} must rise from 1 at least to the depth, {depth}."
         )
     if channels % heads:
         raise ConfigError(f"config.backbone: {heads} heads do not divide {channels} channels.")
+    if rotary and channels // heads % 4:
+        raise ConfigError(
+            f"config.backbone.rotary: a head has {channels // heads} channels, no multiple of 4."
+        )
 
 
 def stack(tree: dict[str, Any], taps: tuple[int, ...]) -> dict[str, Any]:

@@ -6,17 +6,15 @@ from dataclasses import replace
 import numpy as np
 
 from mtl_vision.models.convert import (
-    VIT_TIMM,
-    Join,
     Rule,
-    conv,
-    last,
     torch_batch_norms,
     torch_convs,
     torch_layers,
     torch_norms,
     under,
 )
+from mtl_vision.models.layouts import Join, conv, last
+from mtl_vision.models.pretrained import vit
 
 # The order in which the file numbers its tasks.
 ORDER = ("semseg", "depth", "human_parts", "sal", "normals", "edge")
@@ -124,7 +122,7 @@ def checkpoint(kinds: Sequence[str], dataset: str) -> tuple[Rule, ...]:
     target = f"decoder/heads/{dataset}"
     predict = torch_convs(r"(\w+)\.linear_pred", r"predict/\1")
     return (
-        *under(VIT_TIMM, r"(?:module\.)?backbone\.", "backbone"),
+        *under(vit.TIMM, r"(?:module\.)?backbone\.", "backbone"),
         *under(predict, r"(?:module\.)?heads\.", target),
         *under(heads(kinds), r"(?:module\.)?multi_task_decoder\.", target),
     )

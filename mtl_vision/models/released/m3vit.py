@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mtl_vision.models.convert import VIT_TIMM, Rule
+from mtl_vision.models.convert import Rule
+from mtl_vision.models.pretrained import vit
 
 
 def transposed(array: np.ndarray) -> np.ndarray:
@@ -45,4 +46,4 @@ def backbone(names: Sequence[str]) -> tuple[Rule, ...]:
             Rule(rf"{mlp}\.gate\.{name}\.w_gate", f"{ours}/gate/kernel", **task),
             Rule(rf"{mlp}\.gate\.{name}\.w_noise", f"{ours}/gate/noise", **task),
         ]
-    return (*rules, *VIT_TIMM)
+    return (*rules, *vit.TIMM)

@@ -5,17 +5,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from mtl_vision.models.convert import (
-    VIT_TIMM,
-    Join,
-    Rule,
-    last,
-    scalar,
-    torch_batch_norms,
-    torch_convs,
-    torch_norms,
-    under,
-)
+from mtl_vision.models.convert import Rule, torch_batch_norms, torch_convs, torch_norms, under
+from mtl_vision.models.layouts import Join, last, scalar
+from mtl_vision.models.pretrained import vit
 
 _BLOCKS = (("MLoRE_1", "first"), ("MLoRE_2", "second"))
 
@@ -151,6 +143,6 @@ def checkpoint(kinds: Sequence[str], dataset: str, experts: int = EXPERTS) -> tu
     return (
         *under((positions,), source, "backbone"),
         *under(decoder(kinds, experts), source, target),
-        *under(VIT_TIMM, source, "backbone"),
+        *under(vit.TIMM, source, "backbone"),
         *under(heads(kinds), r"(?:module\.)?heads\.", target),
     )

@@ -3,17 +3,15 @@
 from collections.abc import Sequence
 
 from mtl_vision.models.convert import (
-    SWIN_MICROSOFT,
     Rule,
-    linear,
-    padded,
-    scalar,
     torch_batch_norms,
     torch_convs,
     torch_layers,
     torch_norms,
     under,
 )
+from mtl_vision.models.layouts import linear, padded, scalar
+from mtl_vision.models.pretrained import swin
 
 _LAYERS = (
     (
@@ -63,7 +61,7 @@ def backbone(kinds: Sequence[str]) -> tuple[Rule, ...]:
                     **task,
                 ),
             ]
-    return (*rules, *SWIN_MICROSOFT)
+    return (*rules, *swin.MICROSOFT)
 
 
 def checkpoint(kinds: Sequence[str], dataset: str) -> tuple[Rule, ...]:

@@ -5,14 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from mtl_vision.models.convert import (
-    VIT_TIMM,
-    Rule,
-    torch_batch_norms,
-    torch_convs,
-    torch_layers,
-    under,
-)
+from mtl_vision.models.convert import Rule, torch_batch_norms, torch_convs, torch_layers, under
+from mtl_vision.models.pretrained import vit
 
 # The order of the prompts in the file.
 ORDER = ("semseg", "depth", "human_parts", "sal", "normals", "edge")
@@ -67,7 +61,7 @@ def backbone(kinds: Sequence[str], dataset: str) -> tuple[Rule, ...]:
     ]
     for t, kind in enumerate(kinds):
         rules += _stacked(_features(kind, dataset), t)
-    return (*rules, *VIT_TIMM)
+    return (*rules, *vit.TIMM)
 
 
 def heads(kinds: Sequence[str]) -> tuple[Rule, ...]:
