@@ -3,15 +3,17 @@
 A format is recognised by names that its files have and others have not.
 """
 
+import functools
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from mtl_vision.errors import DataError
-from mtl_vision.models.convert import Rule
-from mtl_vision.models.layouts import same
+from mtl_vision.models.convert import Rule, convert
+from mtl_vision.models.layouts import position_table, same
 from mtl_vision.models.pretrained import dinov3, google, swin, vit
 
 Arrays = Mapping[str, np.ndarray]
@@ -143,3 +145,27 @@ def recognise(arrays: Arrays) -> str:
     known = ", ".join(FORMATS)
     what = f"could be {' or '.join(found)}" if found else f"are in none of the formats {known}"
     raise DataError(f"{len(arrays)} arrays ({first}, ...) {what}.")
+
+
+def load(arrays: Arrays, targets: Any, *, position_resize: str = "bicubic") -> Any:
+    """Converts a file to the tree of a backbone's parameters.
+
+    Args:
+      arrays: the file, by name.
+      targets: nested dict of the shapes of an unscanned backbone without adapters.
+      position_resize: the backbone's, for a table of positions on another grid.
+
+    Returns: a tree like `targets` of NumPy arrays.
+
+    Raises:
+      DataError: the format is not recognised, or the arrays do not fit; all unused, missing and
+        misshapen ones are named.
+    """
+    key = recognise(arrays)
+    how = FORMATS[key]
+    fit = functools.partial(position_table, method=position_resize)
+    table = [replace(r, fit=fit) if r.fit is position_table else r for r in how.rules]
+    try:
+        return convert(renamed(arrays, how), table, targets, zero=how.zero)
+    except DataError as e:
+        raise DataError(f"A file in the format {key}: {e}") from e
