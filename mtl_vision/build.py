@@ -18,6 +18,7 @@ from mtl_vision.models import adapters, mtl
 from mtl_vision.models.adapters.preferences import schedule
 from mtl_vision.models.backbones import BACKBONES
 from mtl_vision.models.decoders import DECODERS
+from mtl_vision.models.decoders.per_task import PerTask
 from mtl_vision.models.keys import Keys
 from mtl_vision.optim.methods import Methods
 from mtl_vision.optim.rows import Owner
@@ -112,6 +113,11 @@ def owners(cfg: Config) -> dict[str, Owner]:
     kinds = {name: [task.kind for task in group] for name, group in groups(cfg).items()}
     found = mtl.owners(mtl.abstract(model(cfg)), kinds)
     return {path: Owner(*owner) for path, owner in found.items()}
+
+
+def heads_apart(cfg: Config) -> bool:
+    """Returns whether no task's head reads what another task's computes."""
+    return isinstance(mtl.abstract(model(cfg)).decoder, PerTask)
 
 
 def optimizer(cfg: Config) -> optax.GradientTransformationExtraArgs:

@@ -127,15 +127,6 @@ def either(a: Tree, b: Tree) -> Tree:
     return jax.tree.map(lambda x, y: y if x is None else x, a, b, is_leaf=lambda x: x is None)
 
 
-def times(tree: Tree, owners: Owners, w: jax.Array, own: jax.Array) -> Tree:
-    """Multiplies shared leaves by the scalar `w` and the others by the scalar `own`."""
-
-    def scale(path: str, x: jax.Array) -> jax.Array:
-        return x * (own if path in owners else w).astype(x.dtype)
-
-    return rules.map_with_path(scale, tree)
-
-
 def summed(updates: Any, owners: Owners, tasks: int) -> Tree:
     """Returns the gradient of the sum of all losses from rows, or from a `Deferred`."""
     ones = jnp.ones(tasks)

@@ -1,10 +1,11 @@
 """Strategies of per-task gradients: rows, or their Gramian and a way to their weighted sum.
 
 The exact ones give the same rows and differ in time and memory: one forward pass for all tasks,
-every head taken back alone, and the trunk once per task.
+then back once per task: the trunk always, the decoder where its tasks see each other, while heads
+that stand apart are taken back alone.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -15,50 +16,90 @@ from mtl_vision.optim import rows as R
 from mtl_vision.optim.rows import Deferred, Owners
 from mtl_vision.train.gradients import Aux, Parts, PartsOf, Tree, additive, cut, halves_of
 
+Pull = Callable[[Tree], tuple[Tree, Tree]]
+
 
 class _Pulled(NamedTuple):
     """One part, taken back to its features.
 
     pull: cotangent of the features -> (shared, own) gradients of the trunk.
     cotangents: of the features, leaves ``[t, ...]``.
-    heads: for every task the gradients of the decoder.
+    rows: of the shared leaves of the decoder, ``[t, *shape]``.
+    own: gradients of the decoder's own leaves, plain.
     """
 
-    pull: Callable[[Tree], tuple[Tree, Tree]]
+    pull: Pull
     cotangents: Tree
-    heads: list[Tree]
+    rows: Tree
+    own: Tree
 
 
-def _pulled(parts: Parts, params: Tree, stats: Tree, owners: Owners) -> tuple[list[_Pulled], Aux]:
+def _pulled(
+    parts: Parts, params: Tree, stats: Tree, owners: Owners, apart: bool, pull: str
+) -> tuple[list[_Pulled], Aux]:
     trunk, head = halves_of(params)
-    shared = R.shared_part({"backbone": trunk}, owners)["backbone"]
-    own = R.own_part({"backbone": trunk}, owners)["backbone"]
+    shared, own = _divided("backbone", trunk, owners)
     found, values = [], {}
     for part in parts:
 
         def encode(shared, own, part=part, stats=stats):
             return part.encode(R.either(shared, own), stats)
 
-        features, pull, encoded = jax.vjp(encode, shared, own, has_aux=True)
-        heads, cotangents = [], []
-        for t in range(len(part.tasks)):
+        features, back, encoded = jax.vjp(encode, shared, own, has_aux=True)
 
-            def one(head, features, t=t, part=part, stats=encoded):
-                losses, aux = part.decode(head, features, stats)
-                return losses[t], aux
+        def decode(head, features, part=part, stats=encoded):
+            return part.decode(head, features, stats)
 
-            # Every head is taken back by itself: what another task's loss does not touch is
-            # not computed, and the equal forward passes are merged by the compiler.
-            loss, pull_head, (new, stats) = jax.vjp(one, head, features, has_aux=True)
-            grads, cotangent = pull_head(jnp.ones_like(loss))
-            heads.append(grads)
-            cotangents.append(cotangent)
+        take = _heads_alone if apart else partial(_heads_together, pull=pull)
+        *heads, (new, stats) = take(decode, head, features, owners, len(part.tasks))
         values |= new
-        found.append(_Pulled(pull, jax.tree.map(lambda *x: jnp.stack(x), *cotangents), heads))
+        found.append(_Pulled(back, *heads))
     return found, (values, stats)
 
 
-Pull = Callable[[Tree], tuple[Tree, Tree]]
+def _divided(name: str, tree: Tree, owners: Owners) -> tuple[Tree, Tree]:
+    """Returns the shared and the own part of what is below `name`."""
+    return tuple(part({name: tree}, owners)[name] for part in (R.shared_part, R.own_part))
+
+
+def _heads_alone(decode, head, features, owners, count):
+    """Takes every head back by itself.
+
+    What another task's loss does not touch is not computed, and the equal forward passes are
+    merged by the compiler.
+
+    Returns: cotangents of the features and rows as in `_Pulled`, own gradients, the aux.
+    """
+    taken, own = [], []
+    for t in range(count):
+
+        def one(head, features, t=t):
+            losses, aux = decode(head, features)
+            return losses[t], aux
+
+        loss, back, aux = jax.vjp(one, head, features, has_aux=True)
+        grads, cotangent = back(jnp.ones_like(loss))
+        rows, plain = _divided("decoder", grads, owners)
+        taken.append((cotangent, rows))
+        own.append(plain)
+    stacked = jax.tree.map(lambda *x: jnp.stack(x), *taken)
+    return *stacked, _sum(own), aux
+
+
+def _heads_together(decode, head, features, owners, count, *, pull):
+    """Takes the decoder back once per task, from one trace; for heads that see each other.
+
+    Returns: as `_heads_alone`.
+    """
+    shared, own = _divided("decoder", head, owners)
+
+    def whole(features, shared, own):
+        return decode(R.either(shared, own), features)
+
+    losses, back, aux = jax.vjp(whole, features, shared, own, has_aux=True)
+    rows = PULLS[pull](lambda w: back(w)[:2], jnp.eye(count, dtype=losses.dtype))
+    # One pass for all own leaves: no other task's loss reaches them.
+    return *rows, back(jnp.ones_like(losses))[2], aux
 
 
 def _vmapped(pull: Pull, cotangents: Tree) -> tuple[Tree, Tree]:
@@ -84,78 +125,92 @@ PULLS: dict[str, Callable[[Pull, Tree], tuple[Tree, Tree]]] = {
 
 
 def per_task(
-    parts: Parts, params: Tree, stats: Tree, *, owners: Owners, pull: str = "vmap"
+    parts: Parts,
+    params: Tree,
+    stats: Tree,
+    *,
+    owners: Owners,
+    apart: bool = True,
+    pull: str = "vmap",
 ) -> tuple[Tree, Aux]:
-    """Exact per-task gradients: one forward, every head taken back alone, the trunk once per task.
+    """Exact per-task gradients: one forward, then back for every task.
 
     Args:
       parts: of the batch.
       params: the trained parameters, below ``backbone`` and ``decoder``.
       stats: running statistics.
       owners: of the leaves that are not shared.
+      apart: whether no task's head reads what another's computes. Then every head is taken back
+        alone and only the trunk once per task, else the decoder too.
       pull: ``vmap`` takes all tasks back at once, ``scan`` one after another in a loop with the
         memory of one, ``passes`` one after another as straight code.
 
     Returns: shared leaves ``[T, *shape]``, own leaves plain; and the aux.
     """
-    pulled, aux = _pulled(parts, params, stats, owners)
-    return _rows(pulled, params, owners, pull), aux
+    pulled, aux = _pulled(parts, params, stats, owners, apart, pull)
+    return _rows(pulled, params, pull), aux
 
 
-def _rows(pulled: Sequence[_Pulled], params: Tree, owners: Owners, pull: str) -> Tree:
+def _rows(pulled: Sequence[_Pulled], params: Tree, pull: str) -> Tree:
     taken = [PULLS[pull](p.pull, p.cotangents) for p in pulled]
     shared = jax.tree.map(lambda *x: jnp.concatenate(x), *(rows for rows, _ in taken))
-    sums = [
-        R.weighted_sum(jnp.ones(len(p.heads)), own)
-        for p, (_, own) in zip(pulled, taken, strict=True)
-    ]
-    own = jax.tree.map(lambda *x: sum(x), *sums)
-    heads = [{"decoder": grads} for p in pulled for grads in p.heads]
-    stacked = jax.tree.map(lambda *g: jnp.stack(g), *(R.shared_part(g, owners) for g in heads))
-    summed = jax.tree.map(lambda *g: sum(g), *(R.own_part(g, owners) for g in heads))
-    found = {"backbone": R.either(shared, own)} | R.either(stacked, summed)
+    own = _sum([jax.tree.map(_summed, own) for _, own in taken])
+    rows = jax.tree.map(lambda *x: jnp.concatenate(x), *(p.rows for p in pulled))
+    found = {
+        "backbone": R.either(shared, own),
+        "decoder": R.either(rows, _sum([p.own for p in pulled])),
+    }
     return {name: found[name] for name in params}
 
 
+def _summed(rows):
+    return R.weighted_sum(jnp.ones(len(rows)), rows)
+
+
 def two_pass(
-    parts: Parts, params: Tree, stats: Tree, *, owners: Owners, gram: str = "rows"
+    parts: Parts,
+    params: Tree,
+    stats: Tree,
+    *,
+    owners: Owners,
+    apart: bool = True,
+    gram: str = "rows",
 ) -> tuple[Deferred, Aux]:
     """A Gramian first, then one backward pass of the weighted sum of the tasks.
 
     Args:
-      parts, params, stats, owners: see `per_task`.
+      parts, params, stats, owners, apart: see `per_task`.
       gram: ``rows``: of the per-task gradients, each dropped as soon as its products are taken,
         so they are never held together. ``features``: of the gradients by the features, an
         approximation that costs a joint step only (MGDA-UB, arXiv 1810.04650 section 3.3; all
         samples and levels count; tasks of different datasets share no feature and count as
         orthogonal).
     """
-    pulled, aux = _pulled(parts, params, stats, owners)
+    pulled, aux = _pulled(parts, params, stats, owners, apart, "vmap")
     if gram == "features":
         blocks = [R.gramian(p.cotangents) for p in pulled]
         found = jax.scipy.linalg.block_diag(*blocks)
     else:
-        found = R.gramian(R.shared_part(_rows(pulled, params, owners, "vmap"), owners))
-    return Deferred(found, partial(_combined, pulled, params, owners)), aux
+        found = R.gramian(R.shared_part(_rows(pulled, params, "vmap"), owners))
+    tasks = [part.tasks for part in parts]
+    return Deferred(found, partial(_combined, pulled, params, owners, tasks)), aux
 
 
-def _combined(pulled, params, owners, w, own):
-    total, start = None, 0
-    for p in pulled:
-        here = slice(start, start := start + len(p.heads))
+def _combined(pulled, params, owners, tasks, w, own):
+    names, found, start = sum(tasks, ()), [], 0
+    for p, group in zip(pulled, tasks, strict=True):
+        here = slice(start, start := start + len(group))
         shared, _ = p.pull(R.weighted_sum(w[here], p.cotangents))
-        _, plain_own = p.pull(R.weighted_sum(own[here], p.cotangents))
-        found = {"backbone": R.either(shared, plain_own)}
-        for t, grads in zip(range(here.start, here.stop), p.heads, strict=True):
-            head = R.times({"decoder": grads}, owners, w[t], own[t])
-            found = _add(found, head)
-        total = found if total is None else _add(total, found)
+        _, plain = p.pull(R.weighted_sum(own[here], p.cotangents))
+        head = R.scale_own({"decoder": p.own}, owners, own, names)["decoder"]
+        found.append(
+            {
+                "backbone": R.either(shared, plain),
+                "decoder": R.either(R.weighted_sum(w[here], p.rows), head),
+            }
+        )
+    total = _sum(found)
     return {name: total[name] for name in params}
-
-
-def _add(a: Mapping[str, Tree], b: Mapping[str, Tree]) -> dict[str, Tree]:
-    both = {k: jax.tree.map(jnp.add, a[k], b[k]) for k in a.keys() & b.keys()}
-    return {**a, **b, **both}
 
 
 def independent_halves(
@@ -168,6 +223,7 @@ def independent_halves(
     *,
     owners: Owners,
     tasks: Sequence[str],
+    apart: bool = True,
     pull: str = "vmap",
 ) -> tuple[Deferred, Aux]:
     """``J1 J2^T`` of the two halves of the batch, and the weighted sum of their mean rows.
@@ -175,7 +231,7 @@ def independent_halves(
     For methods that want the Gramian of two independent mini-batches (MoDo, SDMGrad). The even
     rows of the batch are one, the odd rows the other.
     """
-    strategy = additive(partial(per_task, owners=owners, pull=pull))
+    strategy = additive(partial(per_task, owners=owners, apart=apart, pull=pull))
     halves, keys = cut(batch, 2), jax.random.split(key)
     rows, values = [], []
     for half in range(2):
@@ -193,6 +249,10 @@ def independent_halves(
         return R.either(merged, R.scale_own(mean, owners, own, tasks))
 
     return Deferred(R.gramian(first, second), combine), (_mean(values), stats)
+
+
+def _sum(trees):
+    return jax.tree.map(lambda *x: sum(x), *trees)
 
 
 def _mean(trees):

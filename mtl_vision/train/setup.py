@@ -59,21 +59,23 @@ def train_step(cfg: Config, devices: jax.sharding.Mesh, made: Start) -> Callable
 
 def strategies(cfg: Config) -> tuple[Gradients, Gradients]:
     """Returns how the first link's gradients are taken, and those at perturbed parameters."""
-    made, owners = build.methods(cfg), build.owners(cfg)
-    held = partial(per_task, owners=owners, pull=cfg.optim.per_task)
-    joined = partial(joint, owners=owners, tasks=build.tasks(cfg))
+    made = build.methods(cfg)
     if made.plain:
         return PLAIN, PLAIN
+    owners = build.owners(cfg)
+    common = dict(owners=owners, apart=build.heads_apart(cfg))
+    held = partial(per_task, **common, pull=cfg.optim.per_task)
+    joined = partial(joint, owners=owners, tasks=build.tasks(cfg))
     if made.need == "losses":
         again = joined
     elif made.need == "cross":
         pull, names = cfg.optim.per_task, build.tasks(cfg)
-        again = partial(independent_halves, owners=owners, tasks=names, pull=pull)
+        again = partial(independent_halves, **common, tasks=names, pull=pull)
     elif cfg.optim.per_task in HELD:
         again = additive(held)
     else:
         gram = "features" if cfg.optim.per_task == "features" else "rows"
-        again = additive(partial(two_pass, owners=owners, gram=gram))
+        again = additive(partial(two_pass, **common, gram=gram))
     # SAM climbs along the gradient of the sum, task-wise SAM along every task's own.
     first = {"sam": joined, "samo": joined, "task_sam": additive(held)}
     return first.get(made.sam, again), again

@@ -30,7 +30,7 @@ def double(x64):
 @functools.cache
 def problem():
     """Returns (parts_of, params, stats, batch, owners)."""
-    model = toy.Toy(norm=True)
+    model = toy.Toy(norm=True, mix=True)
     owners = {k: R.Owner(*v) for k, v in mtl.owners(model, KINDS).items()}
     params = mtl.parameters(model)
     graphdef, *trees = mtl.split(model, dict.fromkeys(params, True))
@@ -50,10 +50,10 @@ def jacobian():
 
 
 @functools.cache
-def taken(name, accumulate=1):
+def taken(name, accumulate=1, apart=True):
     """Returns what a strategy gives: rows, or the Gramian and the sum with weights W and OWN."""
     made, params, stats, batch, owners = problem()
-    strategy = optim_strategies(owners)[name]
+    strategy = optim_strategies(owners, apart)[name]
 
     def run(params):
         updates, aux = strategy(made, params, stats, batch, KEY, accumulate)
@@ -64,12 +64,13 @@ def taken(name, accumulate=1):
     return jax.jit(run)(params)
 
 
-def optim_strategies(owners):
-    found = {k: G.additive(partial(P.per_task, owners=owners, pull=k)) for k in P.PULLS}
+def optim_strategies(owners, apart=True):
+    common = dict(owners=owners, apart=apart)
+    found = {k: G.additive(partial(P.per_task, **common, pull=k)) for k in P.PULLS}
     for gram in ("rows", "features"):
-        found[gram] = G.additive(partial(P.two_pass, owners=owners, gram=gram))
-    for strategy in (G.joint, P.independent_halves):
-        found[strategy.__name__] = partial(strategy, owners=owners, tasks=TASKS)
+        found[gram] = G.additive(partial(P.two_pass, **common, gram=gram))
+    found["joint"] = partial(G.joint, owners=owners, tasks=TASKS)
+    found["independent_halves"] = partial(P.independent_halves, **common, tasks=TASKS)
     return found
 
 
@@ -104,10 +105,12 @@ def test_no_other_task_reaches_an_owned_leaf():
         assert np.any(flat[path])
 
 
-@pytest.mark.parametrize("pull", P.PULLS)
-def test_exact_strategies_give_the_jacobian(pull):
+@pytest.mark.parametrize(
+    "pull, apart", [*((pull, True) for pull in P.PULLS), ("vmap", False), ("scan", False)]
+)
+def test_exact_strategies_give_the_jacobian(pull, apart):
     owners = problem()[-1]
-    (rows, aux), (plain, expected) = taken(pull), jacobian()
+    (rows, aux), (plain, expected) = taken(pull, apart=apart), jacobian()
     assert_close(R.shared_part(rows, owners), R.shared_part(plain, owners))
     assert_close(
         R.own_part(rows, owners), jax.tree.map(lambda g: g.sum(0), R.own_part(plain, owners))
@@ -115,9 +118,9 @@ def test_exact_strategies_give_the_jacobian(pull):
     assert_close(aux, expected)
 
 
-@pytest.mark.parametrize("name", ["rows", "features"])
-def test_two_passes_give_the_weighted_sum(name):
-    (gram, summed), aux = taken(name)
+@pytest.mark.parametrize("name, apart", [("rows", True), ("rows", False), ("features", True)])
+def test_two_passes_give_the_weighted_sum(name, apart):
+    (gram, summed), aux = taken(name, apart=apart)
     assert_close(summed, combined())
     assert_close(aux, jacobian()[1])
     exact = R.gramian(R.shared_part(jacobian()[0], problem()[-1]))

@@ -50,6 +50,7 @@ class Toy(nnx.Module):
         norm: bool = False,
         rate: float = 0.0,
         balance: float = 0.0,
+        mix: bool = False,
         seed: int = 0,
     ):
         rngs = nnx.Rngs(params=seed)
@@ -60,6 +61,8 @@ class Toy(nnx.Module):
                 for dataset, group in GROUPS.items()
             }
         )
+        if mix:
+            self.decoder["mix"] = Linear(width, width, rngs=rngs)
         self.rate = rate
 
     def __call__(self, image, *, dataset, key=None):
@@ -75,6 +78,8 @@ class Toy(nnx.Module):
         y = features
         if key is not None and self.rate:
             y = jnp.where(jax.random.bernoulli(key, self.rate, y.shape), 0, y)
+        if "mix" in self.decoder:
+            y = y + jnp.tanh(self.decoder["mix"](y))
         return {kind: head(y) for kind, head in self.decoder[dataset].items()}
 
 
