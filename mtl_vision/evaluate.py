@@ -14,12 +14,14 @@ from PIL import Image
 from mtl_vision import build, metrics, parallel
 from mtl_vision.config import Config
 from mtl_vision.metrics import boundary
+from mtl_vision.models import mtl, watch
 from mtl_vision.tasks import Task
 from mtl_vision.train import setup, weights
 from mtl_vision.train.log import table, write_json
 from mtl_vision.train.state import Start
 from mtl_vision.train.step import best_params, jit_eval_step
 from mtl_vision.viz import panels
+from mtl_vision.viz.gates import gate_map
 
 
 class Result(NamedTuple):
@@ -28,13 +30,18 @@ class Result(NamedTuple):
     metrics: ``{"dataset/kind/key": value}``.
     constant: the same for the best constant prediction of each task; empty unless asked for.
     images: number of images by dataset.
-    sheets: one picture of predictions by dataset; empty unless asked for.
+    sheets: one picture of predictions by dataset, and pictures of the gates; empty unless asked
+      for.
+    gates: mean gates, and how often each expert is chosen, by layer and expert:
+      ``{"gates/part/dataset/kind": [L, n], "chosen/part/dataset/kind": [L, n]}``, where a part
+      (``backbone`` or ``decoder``) has them.
     """
 
     metrics: dict[str, float]
     constant: dict[str, float]
     images: dict[str, int]
     sheets: dict[str, np.ndarray]
+    gates: dict[str, np.ndarray]
 
 
 class Evaluator:
@@ -43,6 +50,9 @@ class Evaluator:
     def __init__(self, cfg: Config, mesh: jax.sharding.Mesh, start: Start):
         """Takes what `build` made of `cfg`; compiles nothing yet."""
         self.cfg, self.mesh, self.groups = cfg, mesh, build.groups(cfg)
+        state = start.state
+        model = mtl.merge(start.graphdef, state.trainable, state.frozen, state.stats)
+        self.entries = watch.entries(model)
         self.steps = {
             name: jit_eval_step(
                 mesh,
@@ -68,7 +78,7 @@ class Evaluator:
           final: adds odsF and the best constant predictions.
           sheets: images per dataset to draw.
         """
-        result = Result({}, {}, {}, {})
+        result = Result({}, {}, {}, {}, {})
         for name in self.groups:
             self._dataset(name, params, result, split, limit, final, sheets)
         return result
@@ -76,17 +86,20 @@ class Evaluator:
     def _dataset(self, name, params, result, split, limit, final, sheets):
         group = self.groups[name]
         totals, flat = ({task.kind: {} for task in group} for _ in range(2))
-        rows, images = [], 0
+        rows, images, taken = [], 0, {}
         with contextlib.ExitStack() as stack:
             edges = [
                 stack.enter_context(Edges(task, self.cfg.eval.workers))
                 for task in group
                 if final and task.kind == "edge"
             ]
-            for host, sums, constants, preds in self._batches(name, params, split, limit, final):
+            for host, sums, gates, constants, preds in self._batches(
+                name, params, split, limit, final
+            ):
                 totals = {kind: metrics.add(t, sums[kind]) for kind, t in totals.items()}
                 if final:
                     flat = {kind: metrics.add(t, constants[kind]) for kind, t in flat.items()}
+                taken = {part: metrics.add(taken.get(part, {}), s) for part, s in gates.items()}
                 for matcher in edges:
                     matcher.add(host, preds["edge"])
                 rows += draw(host, preds, group, sheets - images)
@@ -98,17 +111,26 @@ class Evaluator:
             for matcher in edges:
                 matcher.finish(result)
         result.images[name] = images
+        for part, totals in taken.items():
+            for what, total in totals.items():
+                means, kinds = total / images, [task.kind for task in group]
+                owners = kinds if len(means) > 1 or len(kinds) == 1 else ["all tasks"]
+                where = f"{what}/{part}/{name}"
+                result.gates |= {f"{where}/{k}": x for k, x in zip(owners, means, strict=True)}
+                if sheets:
+                    drawn = gate_map(means, owners, self.entries.get(part))
+                    result.sheets[where.replace("/", "_")] = drawn
         if rows:
             result.sheets[name] = panels.sheet(rows)
 
     def _batches(self, name, params, split, limit, final) -> Iterator[tuple]:
-        """Yields (host batch, sums, constants' sums, predictions), one batch behind the device."""
+        """Yields (host batch, sums, gates, constants' sums, predictions), one batch behind."""
         waiting = None
         for host, _ in build.eval_batches(self.cfg, name, split, limit):
             batch = parallel.to_global(host, self.mesh)
-            sums, preds = self.steps[name](*params, batch)
+            sums, preds, gates = self.steps[name](*params, batch)
             constants = self.constants[name](batch) if final else {}
-            now = host, sums, constants, preds
+            now = host, sums, gates, constants, preds
             if waiting:
                 yield fetched(*waiting)
             waiting = now
@@ -116,9 +138,10 @@ class Evaluator:
             yield fetched(*waiting)
 
 
-def fetched(host: Any, sums: Any, constants: Any, preds: Any) -> tuple:
-    """Returns the host batch and, as numpy arrays, the sums and this host's predictions."""
-    return host, *jax.device_get((sums, constants)), jax.tree.map(parallel.local_rows, preds)
+def fetched(host: Any, *sums_and_preds: Any) -> tuple:
+    """Returns the host batch and, as numpy arrays, all sums and this host's predictions."""
+    *sums, preds = sums_and_preds
+    return host, *jax.device_get(sums), jax.tree.map(parallel.local_rows, preds)
 
 
 class Edges:
@@ -214,6 +237,8 @@ def write_result(
         "metrics": result.metrics,
         "constant": result.constant,
     }
+    if result.gates:
+        found["gates"] = {name: x.tolist() for name, x in result.gates.items()}
     if jax.process_index() == 0:
         write_json(workdir / f"{name}_metrics.json", found)
         for dataset, picture in result.sheets.items():

@@ -46,8 +46,8 @@ def version(package: str) -> str:
 class Log:
     """Writers of one run; does nothing on hosts other than the first.
 
-    Scalars go to ``metrics.jsonl`` (one object a line, always flushed) and TensorBoard; pictures
-    to TensorBoard and ``panels/<name>_<step>.png``.
+    Scalars go to ``metrics.jsonl`` (one object a line, always flushed) and TensorBoard, arrays to
+    ``metrics.jsonl`` alone; pictures to TensorBoard and ``panels/<name>_<step>.png``.
     """
 
     def __init__(self, workdir: pathlib.Path, *, step: int, active: bool = True):
@@ -59,14 +59,15 @@ class Log:
         keep_until(self.file, step)
         self.board = board(workdir / "tensorboard", step)
 
-    def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Writes one line of numbers."""
+    def scalars(self, step: int, values: Mapping[str, float | np.ndarray]) -> None:
+        """Writes one line of numbers, and of small arrays as nested lists."""
         if not self.active:
             return
-        line = {"step": step, **{k: float(v) for k, v in values.items()}}
+        line = {"step": step, **{k: np.asarray(v, float).tolist() for k, v in values.items()}}
         with self.file.open("a") as f:
             f.write(json.dumps(line) + "\n")
-        for name, value in values.items() if self.board else ():
+        numbers = {k: v for k, v in values.items() if np.ndim(v) == 0}
+        for name, value in numbers.items() if self.board else ():
             self.board.add_scalar(name, float(value), step)
 
     def picture(self, step: int, name: str, picture: np.ndarray) -> None:

@@ -122,7 +122,8 @@ def look(cfg, evaluator, state, step, log) -> float | None:
     result = evaluator(
         best_params(state), cfg.eval.monitor, limit=cfg.eval.limit, sheets=cfg.run.panels
     )
-    log.scalars(step, {f"eval/{name}": value for name, value in result.metrics.items()})
+    scores = {f"eval/{name}": value for name, value in result.metrics.items()}
+    log.scalars(step, scores | result.gates)
     for name, picture in result.sheets.items():
         log.picture(step, name, picture)
     if not cfg.run.best:

@@ -11,7 +11,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from mtl_vision import losses, optim, parallel, rules, tasks
-from mtl_vision.models import mtl
+from mtl_vision.models import mtl, watch
 from mtl_vision.tasks import Task
 from mtl_vision.train.gradients import (
     LOSSES,
@@ -226,7 +226,7 @@ def eval_step(
     dataset: str,
     group: Sequence[Task],
     predict: bool = False,
-) -> tuple[dict[str, dict[str, jax.Array]], dict[str, jax.Array]]:
+) -> tuple[dict[str, dict[str, jax.Array]], dict[str, jax.Array], dict[str, Any]]:
     """Metric sums of one batch of one dataset, without dropout and with running statistics.
 
     Args:
@@ -239,17 +239,19 @@ def eval_step(
       group: its tasks.
       predict: whether to return predictions too.
 
-    Returns: ``{kind: metric sums}``, and ``{kind: prediction [B, H, W, ...]}`` as `compact`
-      gives it, or ``{}``.
+    Returns: ``{kind: metric sums}``, ``{kind: prediction [B, H, W, ...]}`` as `compact` gives it,
+      or ``{}``, and what `watch.sums` says of the gates.
     """
-    preds = mtl.merge(graphdef, params, frozen, stats)(batch["image"], dataset=dataset)
+    model = mtl.merge(graphdef, params, frozen, stats)
+    notes = watch.watch(model)
+    preds = model(batch["image"], dataset=dataset)
     labels, masks = batch["labels"], batch["masks"]
     sums = {
         t.kind: t.metric.sums(preds[t.kind], labels[t.kind], masks[t.kind], batch["valid"])
         for t in group
     }
     pictures = {t.kind: compact(t, preds[t.kind]) for t in group} if predict else {}
-    return sums, pictures
+    return sums, pictures, watch.sums(notes, batch["valid"])
 
 
 def compact(task: Task, pred: jax.Array) -> jax.Array:
@@ -273,11 +275,11 @@ def jit_eval_step(mesh: Mesh, shardings: TrainState, **step: Any) -> Callable[..
       shardings: of the state, from `create_state`.
       step: the keyword arguments of `eval_step`.
     """
-    rows = parallel.batch_sharding(mesh)
+    rows, replicated = parallel.batch_sharding(mesh), NamedSharding(mesh, P())
     return jax.jit(
         partial(eval_step, **step),
         in_shardings=(shardings.trainable, shardings.frozen, shardings.stats, rows),
-        out_shardings=(NamedSharding(mesh, P()), rows),
+        out_shardings=(replicated, rows, replicated),
         compiler_options=parallel.compiler_options(mesh),
     )
 

@@ -10,7 +10,6 @@ from mtl_vision import build, parallel, rules
 from mtl_vision.check import check
 from mtl_vision.errors import ConfigError
 from mtl_vision.models import adapters, experts, flops, gates, mtl
-from mtl_vision.models.adapters.m3vit import usage
 from mtl_vision.models.backbones import BACKBONES
 from mtl_vision.models.decoders import DECODERS
 from mtl_vision.models.single import for_task
@@ -243,13 +242,6 @@ def test_other_routers(router, added):
         assert x.shape[0] == 1
     else:
         assert x.shape[0] == 4 and jnp.abs(x[0] - x[1]).max() > 1e-5
-
-
-def test_shares_of_experts_add_up_to_top():
-    graphdef, state = nnx.split(make())
-    shares = jax.jit(lambda s: usage(nnx.merge(graphdef, s), IMAGE, dataset="nyud"))(state)
-    assert set(shares) == {"blocks/1/mlp"}
-    np.testing.assert_allclose(shares["blocks/1/mlp"].sum(-1), [2, 2], rtol=1e-6)
 
 
 @pytest.mark.devices8

@@ -250,7 +250,8 @@ def test_evaluation_ignores_filler_rows_and_equals_one_device():
         again = step(*best_params(begin.state), parallel.to_global(noise, mesh))
         assert_trees_close(again[0], found[-1][0], rtol=0, atol=0)
     assert_trees_close(found[1][0], found[0][0])
-    sums, pictures = found[0]
+    sums, pictures, gates = found[0]
+    assert not gates
     assert sums.keys() == {"semseg", "edge"}
     assert pictures["semseg"].shape == (8, 4, 6) and pictures["semseg"].dtype == jnp.uint8
     assert pictures["edge"].dtype == jnp.uint8 and pictures["edge"].max() > 1

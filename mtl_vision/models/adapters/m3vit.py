@@ -2,14 +2,13 @@
 
 from typing import Any
 
-import jax
 from flax import nnx
 
 from mtl_vision.errors import ConfigError, lookup
 from mtl_vision.models import gates
 from mtl_vision.models.adapters.inject import edit_blocks, name_tasks
 from mtl_vision.models.adapters.mixture import Anchor, Gate, GateOptions, MixtureMlp, upcycle
-from mtl_vision.models.adapters.streams import copy, open_streams, select
+from mtl_vision.models.adapters.streams import open_streams
 from mtl_vision.models.blocks import Mlp
 from mtl_vision.models.experts import DISPATCHES, Experts
 from mtl_vision.models.layers import Dtype, Identity
@@ -164,35 +163,3 @@ def _plain(mlp):
             f"config.adapter: the experts of m3vit have gelu, but config.backbone.act={mlp.act!r}."
         )
     return mlp
-
-
-def usage(model: Any, image: jax.Array, *, dataset: str) -> dict[str, jax.Array]:
-    """How many of the tokens go to each expert, in evaluation.
-
-    Args:
-      model: a `MultiTask` with `m3vit`.
-      image: ``[B, H, W, 3]``.
-      dataset: whose tasks' gates.
-
-    Returns: by path of the mixture below the backbone, ``[T, E]`` shares; a row adds up to K.
-      ``[1, E]`` where the tasks share all.
-    """
-    backbone, found = copy(select(model.backbone, dataset)), {}
-    backbone.remat = "none"
-    for path, module in nnx.iter_modules(backbone):
-        if isinstance(module, MixtureMlp):
-            module.gate = _Watch(module.gate, found, "/".join(map(str, path)))
-    backbone(image)
-    return found
-
-
-class _Watch(nnx.Module):
-    """Stands in for a gate and notes the shares of the experts in `found`."""
-
-    def __init__(self, gate, found, path):
-        self.gate, self.keep = gate, lambda shares: found.update({path: shares})
-
-    def __call__(self, x, *, key=None):
-        routing = self.gate(x, key=key)
-        self.keep(routing.load.mean(range(1, routing.load.ndim - 1)))
-        return routing

@@ -177,23 +177,8 @@ class TaskExpert(nnx.Module):
         between = [predict(memory) for predict, memory in steps]
         return {kind: (y, *(one[kind] for one in between)) for kind, y in out.items()}
 
-    def gates(
-        self,
-        trunk: Sequence[jax.Array] | None,
-        streams: Sequence[jax.Array] | None,
-        *,
-        dataset: str,
-    ) -> jax.Array:
-        """Returns the mean gates on a batch, ``[T, L, n]``.
-
-        The n entries are the experts, then the memory and the task's stream, where there are.
-        The arguments are those of `__call__`.
-        """
-        _, gates = self.run(trunk, streams, dataset=dataset, key=None)
-        return jnp.stack([g.mean((1, 2, 3)) for g in gates], 1)
-
     def entries(self) -> tuple[str, ...]:
-        """Returns the names of the n entries of `gates`."""
+        """Returns the names of what gates weigh: experts, and memory and stream where there are."""
         names = [f"expert {k + 1}" for k in range(self.options.experts)]
         names += ["memory"] * self.options.memory.enabled
         return (*names, *["stream"] * (self.options.reads == "both"))
