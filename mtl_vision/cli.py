@@ -33,14 +33,19 @@ def fail(message: object) -> NoReturn:
 
 
 def start(
-    main: Callable[..., None], argv: list[str] | None = None, *, commands: Collection[str] = ()
+    main: Callable[..., None],
+    argv: list[str] | None = None,
+    *,
+    commands: Collection[str] = (),
+    words: bool = False,
 ) -> None:
     """Parses the flags, then runs `main`; what a user can cause ends as one line and exit 1.
 
     Args:
-      main: without arguments, or of one command if there are `commands`.
+      main: without arguments, of one command if there are `commands`, or of all `words`.
       argv: the command line.
       commands: words of which the command line must hold exactly one.
+      words: whether it may hold any, anywhere.
     """
     # Programs compiled once serve the next start of the same run, and its evaluation.
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_folder() / "jax"))
@@ -48,13 +53,14 @@ def start(
     argv = sys.argv if argv is None else argv
     # A config may start from another: `from configs import ...`.
     sys.path.append(str(pathlib.Path(__file__).parents[1]))
+    flags.FLAGS.set_gnu_getopt(words)
     try:
         rest = flags.FLAGS(argv)[1:]
     except FLAG_ERRORS as e:
         fail(explain(e, argv))
     if commands and (len(rest) != 1 or rest[0] not in commands):
         fail(f"give one of {', '.join(commands)}, not {' '.join(rest) or 'none'}.")
-    if rest and not commands:
+    if rest and not commands and not words:
         fail(f"unexpected argument {rest[0]!r}; options are written --name=value.")
     try:
         main(*rest)

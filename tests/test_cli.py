@@ -41,6 +41,12 @@ def test_stray_arguments_are_refused(capsys):
     assert "unexpected argument 'config.seed=1'" in capsys.readouterr().err
 
 
+def test_words_may_stand_between_flags():
+    found = []
+    cli.start(lambda *words: found.extend(words), ["predict.py", "a.png", "b.png"], words=True)
+    assert found == ["a.png", "b.png"]
+
+
 def test_other_exceptions_keep_their_traceback():
     with pytest.raises(ZeroDivisionError):
         cli.start(lambda: 1 / 0, ["train.py"])

@@ -30,6 +30,7 @@ BELOW = {
     "train": None,
     "evaluate": None,
     "fronts": None,
+    "predict": None,
 }
 HEAVY = {"tensorflow_datasets", "grain", "cv2", "ml_collections", "tensorboardX", "torch"}
 CORE = {"errors", "rules", "losses", "metrics", "tasks", "models", "optim", "parallel"}

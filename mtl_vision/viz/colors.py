@@ -34,6 +34,15 @@ def class_palette(classes: int) -> np.ndarray:
     return palette
 
 
+def class_colors(index: np.ndarray, classes: int) -> np.ndarray:
+    """Returns the colours ``[..., 3]`` uint8 of class indices ``[...]``.
+
+    They are shifted by one for the 40-class sets, whose class 0 is an object and not background.
+    """
+    first = 1 if classes == 40 else 0
+    return class_palette(256)[np.minimum(index.astype(np.int64), 254 - first) + first]
+
+
 def ramp(x: np.ndarray) -> np.ndarray:
     """Maps ``[...]`` floats, clipped to 0..1, to ``[..., 3]`` uint8 colours."""
     position = np.clip(np.nan_to_num(x), 0, 1) * (len(ANCHORS) - 1)
@@ -59,15 +68,12 @@ def colorize(
       value: ``[H, W]`` class index (semseg, human_parts), metres (depth, 0.5 to 10 shown) or
         probability in 0..1 (edge, sal); ``[H, W, 3]`` unit vectors (normals).
       mask: ``[H, W]`` bool; pixels where it is False are shown light grey.
-      classes: palette size for class indices, one colour shift for the 40-class sets whose
-        class 0 is an object and not background.
+      classes: number of classes, see `class_colors`.
 
     Returns: ``[H, W, 3]`` uint8.
     """
     if kind in ("semseg", "human_parts"):
-        first = 1 if classes == 40 else 0
-        index = np.minimum(value.astype(np.int64), 254 - first) + first
-        picture = class_palette(256)[index]
+        picture = class_colors(value, classes)
     elif kind == "depth":
         picture = ramp(np.log(np.maximum(value, 1e-3) / NEAR) / np.log(FAR / NEAR))
     elif kind == "normals":

@@ -3,14 +3,17 @@
 import json
 import pathlib
 
+import cv2
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
-from mtl_vision import parallel, rules
+from mtl_vision import build, metrics, parallel, rules
 from mtl_vision.check import check
 from mtl_vision.errors import ConfigError, DataError, RunError
 from mtl_vision.evaluate import evaluate_run, report
+from mtl_vision.predict import predict
 from mtl_vision.train import folder, loop, setup
 from tests import tiny
 
@@ -108,6 +111,31 @@ def test_evaluating_a_run_again_gives_the_same_figures(whole):
     assert json.loads((workdir / "step4_val_metrics.json").read_text()) == other
     with pytest.raises(DataError, match="has not checkpoint 3; there are: 4, 6"):
         evaluate_run(cfg, workdir, step=3)
+
+
+def test_photos_of_a_dataset_get_what_the_evaluation_scored(whole, tmp_path):
+    workdir, cfg, final = whole
+    for i, example in enumerate(build.source(cfg, "synth_nyud", "test")):
+        Image.fromarray(example["image"]).save(tmp_path / f"{i}.png")
+    out, said = tmp_path / "out", []
+    (tmp_path / "cut.png").write_bytes(b"cut")
+    with pytest.raises(DataError, match="1 of 7 photos could not be read: .*cut.png is no photo"):
+        predict(cfg, workdir, [str(tmp_path)], out, dataset="synth_nyud", say=said.append)
+    assert said[-1] == f"{out}: 6 photos, 4 tasks"
+    totals, seen = {"semseg": {}, "depth": {}}, 0
+    tasks = {task.kind: task for task in build.groups(cfg)["synth_nyud"]}
+    for host, _ in build.eval_batches(cfg, "synth_nyud", "test"):
+        rows = range(seen, seen := min(seen + 4, 6))
+        classes = [cv2.imread(f"{out}/{i}/synth_nyud_semseg_classes.png", -1) for i in rows]
+        depth = [np.load(out / str(i) / "synth_nyud_depth.npy")[..., None] for i in rows]
+        for kind, preds in {"semseg": np.eye(40)[np.stack(classes)], "depth": depth}.items():
+            true = [host[part][kind][: len(rows)] for part in ("labels", "masks")]
+            valid = host["valid"][: len(rows)]
+            sums = tasks[kind].metric.sums(np.float32(preds), *true, valid)
+            totals[kind] = metrics.add(totals[kind], jax.device_get(sums))
+    for kind, score in (("semseg", "mIoU"), ("depth", "rmse")):
+        found = tasks[kind].metric.finish(totals[kind])[score]
+        np.testing.assert_allclose(found, final["metrics"][f"synth_nyud/{kind}/{score}"], rtol=1e-6)
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_with_its_step(tmp_path):
