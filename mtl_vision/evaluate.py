@@ -30,8 +30,8 @@ class Result(NamedTuple):
     metrics: ``{"dataset/kind/key": value}``.
     constant: the same for the best constant prediction of each task; empty unless asked for.
     images: number of images by dataset.
-    sheets: one picture of predictions by dataset, and pictures of the gates; empty unless asked
-      for.
+    drawn: by dataset, the images asked for: of each, pictures by name, see `viz.panels.pictures`.
+    maps: pictures of the gates by name; empty unless images are asked for.
     gates: mean gates, and how often each expert is chosen, by layer and expert:
       ``{"gates/part/dataset/kind": [L, n], "chosen/part/dataset/kind": [L, n]}``, where a part
       (``backbone`` or ``decoder``) has them.
@@ -40,7 +40,8 @@ class Result(NamedTuple):
     metrics: dict[str, float]
     constant: dict[str, float]
     images: dict[str, int]
-    sheets: dict[str, np.ndarray]
+    drawn: dict[str, list[dict[str, np.ndarray]]]
+    maps: dict[str, np.ndarray]
     gates: dict[str, np.ndarray]
 
 
@@ -67,7 +68,7 @@ class Evaluator:
         self.constants = {name: jit_constant(mesh, group) for name, group in self.groups.items()}
 
     def __call__(
-        self, params: tuple, split: str, *, limit: int = 0, final: bool = False, sheets: int = 0
+        self, params: tuple, split: str, *, limit: int = 0, final: bool = False, draw: int = 0
     ) -> Result:
         """Evaluates all datasets.
 
@@ -76,17 +77,17 @@ class Evaluator:
           split: ``""`` takes the split that each dataset's papers report.
           limit: images per dataset, 0 for all.
           final: adds odsF and the best constant predictions.
-          sheets: images per dataset to draw.
+          draw: images per dataset to draw.
         """
-        result = Result({}, {}, {}, {}, {})
+        result = Result({}, {}, {}, {}, {}, {})
         for name in self.groups:
-            self._dataset(name, params, result, split, limit, final, sheets)
+            self._dataset(name, params, result, split, limit, final, draw)
         return result
 
-    def _dataset(self, name, params, result, split, limit, final, sheets):
+    def _dataset(self, name, params, result, split, limit, final, draw):
         group = self.groups[name]
         totals, flat = ({task.kind: {} for task in group} for _ in range(2))
-        rows, images, taken = [], 0, {}
+        drawn, images, taken = [], 0, {}
         with contextlib.ExitStack() as stack:
             edges = [
                 stack.enter_context(Edges(task, self.cfg.eval.workers))
@@ -102,7 +103,7 @@ class Evaluator:
                 taken = {part: metrics.add(taken.get(part, {}), s) for part, s in gates.items()}
                 for matcher in edges:
                     matcher.add(host, preds["edge"])
-                rows += draw(host, preds, group, sheets - images)
+                drawn += pictures(host, preds, group, draw - images)
                 images += int(host["valid"].sum())
             for task in group:
                 put(result.metrics, task.name, task.metric.finish(totals[task.kind]))
@@ -111,17 +112,17 @@ class Evaluator:
             for matcher in edges:
                 matcher.finish(result)
         result.images[name] = images
+        if drawn:
+            result.drawn[name] = drawn
         for part, totals in taken.items():
             for what, total in totals.items():
                 means, kinds = total / images, [task.kind for task in group]
                 owners = kinds if len(means) > 1 or len(kinds) == 1 else ["all tasks"]
                 where = f"{what}/{part}/{name}"
                 result.gates |= {f"{where}/{k}": x for k, x in zip(owners, means, strict=True)}
-                if sheets:
-                    drawn = gate_map(means, owners, self.entries.get(part))
-                    result.sheets[where.replace("/", "_")] = drawn
-        if rows:
-            result.sheets[name] = panels.sheet(rows)
+                if draw:
+                    picture = gate_map(means, owners, self.entries.get(part))
+                    result.maps[where.replace("/", "_")] = picture
 
     def _batches(self, name, params, split, limit, final) -> Iterator[tuple]:
         """Yields (host batch, sums, gates, constants' sums, predictions), one batch behind."""
@@ -188,15 +189,15 @@ class Edges:
         self.pool.shutdown()
 
 
-def draw(host: Any, preds: Any, group: Sequence[Task], count: int) -> list:
-    """Returns rows of a sheet for the first `count` images of a batch, as far as it has them."""
-    rows = []
+def pictures(host: Any, preds: Any, group: Sequence[Task], count: int) -> list:
+    """Returns the pictures of the first `count` images of a batch, as far as it has them."""
+    found = []
     classes = {task.kind: task.channels for task in group}
     for b in range(min(max(count, 0), int(host["valid"].sum()))):
         shown = {task.kind: readable(task.kind, preds[task.kind][b]) for task in group}
         labels, masks = ({k: x[b] for k, x in host[part].items()} for part in ("labels", "masks"))
-        rows += panels.prediction_rows(host["image"][b], shown, labels, masks, classes)
-    return rows
+        found.append(panels.pictures(host["image"][b], shown, labels, masks, classes))
+    return found
 
 
 def readable(kind: str, value: np.ndarray) -> np.ndarray:
@@ -228,7 +229,11 @@ def jit_constant(mesh: jax.sharding.Mesh, group: Sequence[Task]) -> Callable[...
 def write_result(
     workdir: pathlib.Path, cfg: Config, step: int, split: str, result: Result, name: str
 ) -> dict[str, Any]:
-    """Writes and returns ``<name>_metrics.json``, and draws ``<name>_<dataset>.png`` beside it."""
+    """Writes and returns ``<name>_metrics.json``, and pictures of predictions beside it.
+
+    They are ``<name>_<dataset>.png`` and, one by one, ``<name>_pictures/<dataset>/000_image.png``,
+    ``000_semseg_prediction.png``, ``000_semseg_label.png`` and so on.
+    """
     found = {
         "step": step,
         "split": split,
@@ -241,8 +246,16 @@ def write_result(
         found["gates"] = {name: x.tolist() for name, x in result.gates.items()}
     if jax.process_index() == 0:
         write_json(workdir / f"{name}_metrics.json", found)
-        for dataset, picture in result.sheets.items():
-            Image.fromarray(picture).save(workdir / f"{name}_{dataset}.png")
+        for what, picture in result.maps.items():
+            Image.fromarray(picture).save(workdir / f"{name}_{what}.png")
+        for dataset, images in result.drawn.items():
+            sheet = panels.prediction_sheet(images)
+            Image.fromarray(sheet).save(workdir / f"{name}_{dataset}.png")
+            folder = workdir / f"{name}_pictures" / dataset
+            folder.mkdir(parents=True, exist_ok=True)
+            for i, image in enumerate(images):
+                for what, picture in image.items():
+                    Image.fromarray(picture).save(folder / f"{i:03d}_{what}.png")
     return found
 
 
@@ -267,7 +280,7 @@ def evaluate_run(
     state = setup.saved_state(workdir, start.state, step)
     split_ = cfg.eval.split if split is None else split
     result = Evaluator(cfg, mesh, start)(
-        best_params(state), split_, final=True, sheets=cfg.run.panels
+        best_params(state), split_, final=True, draw=cfg.run.panels
     )
     name = "final" if step is None and split is None else f"step{int(state.step)}_{split_}"
     return write_result(workdir, cfg, int(state.step), split_, result, name)
@@ -292,7 +305,7 @@ def evaluate_file(
     state = weights.load(path, state, build.tasks(cfg))
     split_ = cfg.eval.split if split is None else split
     result = Evaluator(cfg, mesh, start)(
-        best_params(state), split_, final=True, sheets=cfg.run.panels
+        best_params(state), split_, final=True, draw=cfg.run.panels
     )
     workdir.mkdir(parents=True, exist_ok=True)
     return write_result(workdir, cfg, int(state.step), split_, result, "final")

@@ -18,6 +18,9 @@ if jax.__version_info__ < (0, 11):  # later versions do not know it and refuse i
     XLA_FLAGS += " --xla_cpu_use_fusion_emitters=false"
 os.environ.setdefault("XLA_FLAGS", f"--xla_force_host_platform_device_count=8 {XLA_FLAGS}")
 
+# They need Chromium; see scripts/test.sh.
+collect_ignore = [] if os.environ.get("MTL_VISION_BROWSER") else ["browser"]
+
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 

@@ -25,6 +25,7 @@ BELOW = {
     "parallel": {"errors", "rules"},
     "tables": {"errors", "tasks"},
     "viz": {"errors", "tasks"},
+    "report": {"errors", "tasks", "metrics"},
     "check": {"errors", "config", "data", "models", "optim", "tasks"},
     "build": {"errors", "config", "data", "models", "optim", "parallel", "rules", "tasks"},
     "train": None,

@@ -18,6 +18,7 @@ from mtl_vision.train import setup
 from mtl_vision.train.log import Log, Progress
 from mtl_vision.train.step import best_params
 from mtl_vision.viz.conflicts import heat_map
+from mtl_vision.viz.panels import prediction_sheet
 
 
 def train(cfg: Config, workdir: pathlib.Path, say: setup.Say = logging.info) -> dict[str, Any]:
@@ -47,7 +48,7 @@ def train(cfg: Config, workdir: pathlib.Path, say: setup.Say = logging.info) -> 
         finally:
             log.close()
     say("Evaluating" + (f" on {cfg.eval.split}" if cfg.eval.split else ""))
-    result = evaluator(best_params(state), cfg.eval.split, final=True, sheets=cfg.run.panels)
+    result = evaluator(best_params(state), cfg.eval.split, final=True, draw=cfg.run.panels)
     return write_result(workdir, cfg, int(state.step), cfg.eval.split, result, "final")
 
 
@@ -120,11 +121,12 @@ def look_at_tasks(
 def look(cfg, evaluator, state, step, log) -> float | None:
     """Evaluates during training; returns what ranks the checkpoint, more being better."""
     result = evaluator(
-        best_params(state), cfg.eval.monitor, limit=cfg.eval.limit, sheets=cfg.run.panels
+        best_params(state), cfg.eval.monitor, limit=cfg.eval.limit, draw=cfg.run.panels
     )
     scores = {f"eval/{name}": value for name, value in result.metrics.items()}
     log.scalars(step, scores | result.gates)
-    for name, picture in result.sheets.items():
+    sheets = {name: prediction_sheet(images) for name, images in result.drawn.items()}
+    for name, picture in (result.maps | sheets).items():
         log.picture(step, name, picture)
     if not cfg.run.best:
         return None

@@ -47,14 +47,14 @@ def sheet(rows: Sequence[Sequence[tuple[str, np.ndarray]]], *, side: int = 160) 
     return np.asarray(canvas)
 
 
-def prediction_rows(
+def pictures(
     image: np.ndarray,
     predictions: Mapping[str, np.ndarray],
     labels: Mapping[str, np.ndarray],
     masks: Mapping[str, np.ndarray],
     classes: Mapping[str, int],
-) -> list[list[tuple[str, np.ndarray]]]:
-    """Returns two rows for one image: its predictions, and its labels below them.
+) -> dict[str, np.ndarray]:
+    """Returns the pictures of one image: ``image``, ``<kind>_prediction`` and ``<kind>_label``.
 
     Args:
       image: ``[H, W, 3]`` float32, normalised.
@@ -62,9 +62,22 @@ def prediction_rows(
       labels, masks: as in a batch, without the batch axis.
       classes: output channels by kind.
     """
-    top, bottom = [("image", to_rgb(image))], [("", np.full((*image.shape[:2], 3), 255, np.uint8))]
+    found = {"image": to_rgb(image)}
     for kind, value in predictions.items():
-        top.append((f"{kind}: prediction", colorize(kind, value, classes=classes[kind])))
-        label = colorize(kind, labels[kind], masks[kind], classes=classes[kind])
-        bottom.append((f"{kind}: label", label))
-    return [top, bottom]
+        found[f"{kind}_prediction"] = colorize(kind, value, classes=classes[kind])
+        found[f"{kind}_label"] = colorize(kind, labels[kind], masks[kind], classes=classes[kind])
+    return found
+
+
+def prediction_sheet(images: Sequence[Mapping[str, np.ndarray]]) -> np.ndarray:
+    """Lays out what `pictures` gave: two rows per image, predictions and below them labels."""
+    rows = []
+    for found in images:
+        blank = np.full_like(found["image"], 255)
+        parts = {"prediction": [("image", found["image"])], "label": [("", blank)]}
+        for name, picture in found.items():
+            kind, _, part = name.rpartition("_")
+            if kind:
+                parts[part].append((f"{kind}: {part}", picture))
+        rows += parts.values()
+    return sheet(rows)

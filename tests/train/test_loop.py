@@ -14,6 +14,7 @@ from mtl_vision.check import check
 from mtl_vision.errors import ConfigError, DataError, RunError
 from mtl_vision.evaluate import evaluate_run, report
 from mtl_vision.predict import predict
+from mtl_vision.report import runs
 from mtl_vision.train import folder, loop, setup
 from tests import tiny
 
@@ -64,6 +65,14 @@ def test_a_run_leaves_what_is_promised(whole):
         "synth_nyud_000004.png",
         "synth_pascal_000004.png",
     }
+    found = runs.read(workdir)
+    assert found.scores.keys() == set(NINE)
+    for dataset in ("synth_pascal", "synth_nyud"):
+        kinds = [task.kind for task in found.tasks if task.dataset == dataset]
+        parts = {f"{kind}_{part}" for kind in kinds for part in ("prediction", "label")}
+        assert all(
+            images.keys() == parts | {"image"} for images in found.pictures[dataset].values()
+        )
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [2, 4, 4, 6]
     assert {f"loss/{task}" for task in NINE} <= lines[0].keys()

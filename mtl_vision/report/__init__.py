@@ -1,0 +1,1 @@
+"""Pages about runs: they read run folders, never models."""
