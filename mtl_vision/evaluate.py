@@ -16,7 +16,7 @@ from mtl_vision.config import Config
 from mtl_vision.metrics import boundary
 from mtl_vision.models import mtl, watch
 from mtl_vision.tasks import Task
-from mtl_vision.train import setup, weights
+from mtl_vision.train import plan, setup, weights
 from mtl_vision.train.log import table, write_json
 from mtl_vision.train.state import Start
 from mtl_vision.train.step import best_params, jit_eval_step
@@ -239,6 +239,7 @@ def write_result(
         "split": split,
         "protocol": cfg.protocol,
         "images": result.images,
+        "trained": dict(zip(("encoder", "decoders"), plan.trained(cfg), strict=True)),
         "metrics": result.metrics,
         "constant": result.constant,
     }

@@ -32,6 +32,7 @@ BELOW = {
     "evaluate": None,
     "fronts": None,
     "predict": None,
+    "study": None,
 }
 HEAVY = {"tensorflow_datasets", "grain", "cv2", "ml_collections", "tensorboardX", "torch"}
 CORE = {"errors", "rules", "losses", "metrics", "tasks", "models", "optim", "parallel"}

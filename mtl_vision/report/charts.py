@@ -1,7 +1,7 @@
-"""Curves as inline SVG."""
+"""Where curves, points and dots lie in inline SVG."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 WIDTH, HEIGHT = 360, 190
@@ -84,3 +84,73 @@ def ticks(low: float, high: float, count: int) -> list[float]:
     first = math.ceil(low / step - 1e-9)
     last = math.floor(high / step + 1e-9)
     return [float(f"{i * step:.12g}") for i in range(first, last + 1)] or [low]
+
+
+class Scatter(NamedTuple):
+    """Points ready to be drawn.
+
+    points: (x, y, half the length of the bar, name, whether on the front).
+    front: ``points`` of a polyline through those on the front.
+    """
+
+    points: list[tuple[float, float, float, str, bool]]
+    front: str
+    across: list[tuple[float, str]]
+    up: list[tuple[float, str]]
+
+
+def scatter(points: Sequence[tuple[float, float, float, str]], front: Collection[str]) -> Scatter:
+    """Lays out gains against parameters, these on a logarithmic axis.
+
+    Args:
+      points: (millions of parameters, gain, spread, name) each.
+      front: names of those that no other beats.
+    """
+    logs = [math.log10(max(x, 1e-4)) for x, *_ in points]
+    margin = 0.08 * ((max(logs) - min(logs)) or 1.0)
+    x = _scale(min(logs) - margin, max(logs) + margin, LEFT, WIDTH - RIGHT)
+    lows, highs = [y - s for _, y, s, _ in points], [y + s for _, y, s, _ in points]
+    up = ticks(min(lows), max(highs), 4)
+    y = _scale(min(*lows, up[0]), max(*highs, up[-1]), HEIGHT - BOTTOM, TOP)
+    unit = abs(y(1.0) - y(0.0))
+    placed = [
+        (round(x(log), 1), round(y(value), 1), round(spread * unit, 1), name, name in front)
+        for log, (_, value, spread, name) in zip(logs, points, strict=True)
+    ]
+    best = sorted((px, py) for px, py, _, _, on in placed if on)
+    tens = _powers(min(logs) - margin, max(logs) + margin)
+    across = [(round(x(math.log10(t)), 1), f"{t:g}") for t in tens]
+    line = " ".join(f"{px},{py}" for px, py in best)
+    return Scatter(placed, line, across, [(round(y(t), 1), f"{t:g}") for t in up])
+
+
+def _powers(low: float, high: float) -> list[float]:
+    steps = (1, 2, 5) if high - low < 2.5 else (1,)
+    powers = range(math.floor(low) - 1, math.ceil(high) + 1)
+    return [m * 10.0**p for p in powers for m in steps if low <= math.log10(m * 10.0**p) <= high]
+
+
+class Dots(NamedTuple):
+    """An axis of a study ready to be drawn: (y, name, x, from, to) of every value."""
+
+    title: str
+    rows: list[tuple[float, str, float, float, float]]
+    across: list[tuple[float, str]]
+    height: float
+
+
+ROW = 24
+
+
+def dots(title: str, values: Mapping[str, tuple[float, float | None]]) -> Dots:
+    """Lays out a mean and its spread per value of an axis."""
+    ends = [m + side * (s or 0.0) for m, s in values.values() for side in (-1, 1)]
+    across = ticks(min(ends), max(ends), 4)
+    x = _scale(min(*ends, across[0]), max(*ends, across[-1]), 3 * LEFT, WIDTH - 2 * RIGHT)
+    rows = []
+    for i, (name, (mean, spread)) in enumerate(values.items()):
+        low, high = mean - (spread or 0.0), mean + (spread or 0.0)
+        rows.append((TOP + ROW * (i + 0.5), name, *(round(x(v), 1) for v in (mean, low, high))))
+    return Dots(
+        title, rows, [(round(x(t), 1), f"{t:g}") for t in across], TOP + ROW * len(rows) + BOTTOM
+    )

@@ -15,39 +15,46 @@ SECTIONS = (("loss/", "Losses"), ("eval/", "Scores during training"), ("tasks/",
 
 
 def write(file: pathlib.Path, runs: Sequence[Run], base: Run | None = None) -> None:
-    """Writes the page; the file is whole or the old one.
+    """Writes the page about `runs`, in this order; Delta_m is counted from `base`."""
+    write_whole(file, render(runs, base))
 
-    Args:
-      file: where to.
-      runs: in the order of the page.
-      base: the run that Delta_m is counted from.
-    """
-    text = render(runs, base)
+
+def write_whole(file: pathlib.Path, text: str) -> None:
+    """Writes a text file that is either whole or the old one."""
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(f".{file.name}.{os.getpid()}")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(file)
 
 
-def render(runs: Sequence[Run], base: Run | None = None) -> str:
-    """Returns the page as HTML that fetches nothing and escapes what it shows."""
-    environment = jinja2.Environment(
+def environment() -> jinja2.Environment:
+    """Returns what renders the pages: it escapes what it shows and refuses what it lacks."""
+    return jinja2.Environment(
         loader=jinja2.PackageLoader("mtl_vision.report"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+
+def render(runs: Sequence[Run], base: Run | None = None) -> str:
+    """Returns the page as HTML that fetches nothing and escapes what it shows."""
     colors = {run.name: charts.COLORS[i % len(charts.COLORS)] for i, run in enumerate(runs)}
-    return environment.get_template("page.html").render(
-        runs=runs,
-        colors=colors,
-        scores=score_table(runs, base),
-        charts=curve_sections(runs, colors),
-        differences=differences(runs),
-        viewers=viewers(runs),
-        maps=maps(runs),
-        chart_size=(charts.WIDTH, charts.HEIGHT, charts.LEFT, charts.BOTTOM),
+    return (
+        environment()
+        .get_template("page.html")
+        .render(
+            runs=runs,
+            colors=colors,
+            base=base,
+            scores=score_table(runs, base),
+            charts=curve_sections(runs, colors),
+            differences=differences(runs),
+            viewers=viewers(runs),
+            maps=maps(runs),
+            chart_size=(charts.WIDTH, charts.HEIGHT, charts.LEFT, charts.BOTTOM),
+        )
     )
 
 

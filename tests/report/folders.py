@@ -13,7 +13,7 @@ CONFIG = {
 }
 
 
-def write(folder, *, scores=(50.0, 20.0), config=CONFIG, color=128, pictures=True):
+def write(folder, *, scores=(50.0, 20.0), config=CONFIG, color=128, pictures=True, trained=0):
     """Writes a finished run with two tasks of the dataset ``d`` and pictures of one image."""
     (folder / "panels").mkdir(parents=True)
     environment = {"python": "3", "commit": "abc"}
@@ -25,6 +25,7 @@ def write(folder, *, scores=(50.0, 20.0), config=CONFIG, color=128, pictures=Tru
     (folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)) + '\n{"step": 4')
     metrics = {"d/semseg/mIoU": scores[0], "d/normals/mean": scores[1], "d/normals/rmse": 3.0}
     final = dict(step=30, split="val", protocol="A", images={"d": 7}, metrics=metrics, constant={})
+    final["trained"] = dict(encoder=trained, decoders=200_000)
     (folder / "final_metrics.json").write_text(json.dumps(final))
     if pictures:
         cells = folder / "final_pictures" / "d"

@@ -1,0 +1,192 @@
+"""Runs of a study: each a command of its own, what is missing run, the rest left."""
+
+import os
+import pathlib
+import queue
+import shlex
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from absl import flags
+from ml_collections import config_flags
+
+from mtl_vision import cli
+from mtl_vision.errors import ConfigError, RunError
+from mtl_vision.train import folder
+
+ROOT = pathlib.Path(__file__).parents[2]
+Say = Callable[[str], None]
+
+
+class Job(NamedTuple):
+    """One run.
+
+    name: its folder below that of the study.
+    config: path of the config file.
+    overrides: ``field=value`` each.
+    """
+
+    name: str
+    config: str
+    overrides: tuple[str, ...]
+
+
+def values(job: Job) -> dict[str, Any]:
+    """Returns the job's config as ``train.py`` would read it.
+
+    Raises:
+      ConfigError: the file cannot be loaded, a field is unknown or a value of a wrong type.
+    """
+    own, argv = flags.FlagValues(), ["study", *_options(job)]
+    holder = config_flags.DEFINE_config_file(
+        *("config", None, ""),
+        flag_values=own,
+        sys_argv=argv,
+        lock_config=False,
+        accept_new_attributes=True,
+    )
+    try:
+        own(argv)
+    except cli.FLAG_ERRORS as e:
+        raise ConfigError(f"{job.name}: {cli.explain(e, argv)}") from e
+    return dict(cli.config_value(holder))
+
+
+def _options(job: Job) -> list[str]:
+    return [f"--config={job.config}", *(f"--config.{o}" for o in job.overrides)]
+
+
+def command(job: Job, out: pathlib.Path) -> list[str]:
+    """Returns the command line of one run."""
+    script = str(ROOT / "scripts" / "train.py")
+    return [sys.executable, script, *_options(job), f"--workdir={out / job.name}"]
+
+
+def finished(job: Job, out: pathlib.Path) -> bool:
+    """Says whether the job's run is done.
+
+    Raises:
+      RunError: the folder holds a run of another config.
+    """
+    workdir = out / job.name
+    if (workdir / "config.json").exists():
+        folder.check_same(workdir / "config.json", values(job))
+    return (workdir / "final_metrics.json").exists()
+
+
+def check_all(jobs: Sequence[Job], out: pathlib.Path) -> list[Job]:
+    """Checks every job before one starts; returns those that are not finished.
+
+    Raises:
+      ConfigError: a job's config is wrong; names the job.
+      RunError: a folder holds a run of another config.
+    """
+    from mtl_vision.check import check
+
+    for job in jobs:
+        try:
+            check(values(job))
+        except ConfigError as e:
+            raise ConfigError(f"{job.name}: {str(e).removeprefix(job.name + ': ')}") from e
+    return [job for job in jobs if not finished(job, out)]
+
+
+def run(jobs: Sequence[Job], out: pathlib.Path, *, parallel: int, say: Say) -> None:
+    """Runs jobs, `parallel` at a time; on GPUs each gets its share of the devices there are.
+
+    Every run writes its console to ``train.log`` in its folder. A stopped run goes on.
+
+    Raises:
+      RunError: runs failed; says which and why. The others are done.
+    """
+    waiting: queue.SimpleQueue = queue.SimpleQueue()
+    for i, job in enumerate(jobs):
+        waiting.put((i, job))
+    shares, failed, running = devices(parallel), [], set()
+    stop = threading.Event()
+
+    def work(share: dict[str, str]) -> None:
+        while not stop.is_set():
+            try:
+                i, job = waiting.get_nowait()
+            except queue.Empty:
+                return
+            start = time.monotonic()
+            code = _one(job, out, share, running)
+            took = f"{time.monotonic() - start:.0f} s"
+            said = took if code == 0 else f"failed after {took}: {last_line(out / job.name)}"
+            if code:
+                failed.append(f"{job.name} ({last_line(out / job.name)})")
+            say(f"[{i + 1}/{len(jobs)}] {job.name}: {said}")
+
+    threads = [threading.Thread(target=work, args=(share,)) for share in shares]
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    except KeyboardInterrupt:
+        stop.set()
+        for process in list(running):
+            process.terminate()
+        raise
+    if failed:
+        raise RunError(f"{len(failed)} of {len(jobs)} runs failed: {'; '.join(failed)}.")
+
+
+def _one(job: Job, out: pathlib.Path, share: dict[str, str], running: set) -> int:
+    workdir = out / job.name
+    workdir.mkdir(parents=True, exist_ok=True)
+    with (workdir / "train.log").open("a") as log:
+        process = subprocess.Popen(
+            command(job, out), stdout=log, stderr=subprocess.STDOUT, env=os.environ | share
+        )
+        running.add(process)
+        try:
+            return process.wait()
+        finally:
+            running.discard(process)
+
+
+def devices(parallel: int) -> list[dict[str, str]]:
+    """Returns the environment of each of `parallel` workers: which GPUs are its own, if any.
+
+    Raises:
+      ConfigError: there are fewer GPUs than workers.
+    """
+    found = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    found = [name for name in found if name] or [
+        p.name.removeprefix("nvidia")
+        for p in sorted(pathlib.Path("/dev").glob("nvidia[0-9]*"), key=lambda p: (len(p.name), p))
+    ]
+    if not found or parallel == 1:
+        return [{} for _ in range(parallel)]
+    if len(found) < parallel:
+        raise ConfigError(f"--parallel={parallel}: there are {len(found)} GPUs.")
+    return [{"CUDA_VISIBLE_DEVICES": ",".join(found[i::parallel])} for i in range(parallel)]
+
+
+def last_line(workdir: pathlib.Path) -> str:
+    """Returns the last line of a run's console."""
+    lines = (workdir / "train.log").read_text(errors="replace").split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "no output")
+
+
+def job_list(jobs: Sequence[Job], out: pathlib.Path) -> str:
+    """Returns one command a line."""
+    return "".join(f"{shlex.join(command(job, out))}\n" for job in jobs)
+
+
+def slurm_array(jobs: Sequence[Job], listed: pathlib.Path) -> str:
+    """Returns a SLURM script that runs line N of the job list `listed` as task N."""
+    return (
+        "#!/usr/bin/env bash\n"
+        "#SBATCH --job-name=mtl_vision\n"
+        f"#SBATCH --array=1-{len(jobs)}\n"
+        "#SBATCH --requeue\n"
+        f'eval "$(sed -n "${{SLURM_ARRAY_TASK_ID}}p" {shlex.quote(str(listed))})"\n'
+    )
