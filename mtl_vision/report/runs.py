@@ -123,7 +123,8 @@ def _curves(file: pathlib.Path) -> dict[str, list[tuple[int, float]]]:
         except (ValueError, KeyError, TypeError, AttributeError):
             continue  # the last line of a run that goes on
         for name, value in values.items():
-            found.setdefault(name, []).append((step, float(value)))
+            if isinstance(value, int | float):
+                found.setdefault(name, []).append((step, float(value)))
     return found
 
 

@@ -19,7 +19,7 @@ def write(folder, *, scores=(50.0, 20.0), config=CONFIG, color=128, pictures=Tru
     environment = {"python": "3", "commit": "abc"}
     (folder / "config.json").write_text(json.dumps({"config": config, "environment": environment}))
     lines = [
-        {"step": s, "loss/d/semseg": 3 / s, "eval/d/semseg/mIoU": 9.0 + s, "lr": 0.1}
+        {"step": s, "loss/d/semseg": 3 / s, "eval/d/semseg/mIoU": 9.0 + s, "gates/d": [[0.1]]}
         for s in (10, 20, 30)
     ]
     (folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)) + '\n{"step": 4')
