@@ -14,7 +14,7 @@ from mtl_vision.config import Config
 from mtl_vision.data import DATASETS, pipeline
 from mtl_vision.data.pipeline import Source
 from mtl_vision.data.transforms import Augment, eval_transform, train_transform
-from mtl_vision.models import adapters, mtl
+from mtl_vision.models import adapters, mtl, pretrained
 from mtl_vision.models.adapters.preferences import schedule
 from mtl_vision.models.backbones import BACKBONES
 from mtl_vision.models.decoders import DECODERS
@@ -40,8 +40,24 @@ def groups(cfg: Config) -> Groups:
     return found
 
 
-def model(cfg: Config) -> Callable[[], nnx.Module]:
-    """Returns a function that makes the model, with parameters drawn from the seed."""
+def bare_backbone(cfg: Config) -> Callable[[], nnx.Module]:
+    """Returns a function that makes the backbone without adapters, its blocks not stacked."""
+    options = {k: v for k, v in cfg.backbone.options.items() if k != "scan"}
+
+    def make() -> nnx.Module:
+        rngs = Keys(params=jax.random.key(cfg.seed))
+        return BACKBONES[cfg.backbone.name](**options, dtype=cfg.dtype, rngs=rngs)
+
+    return make
+
+
+def model(cfg: Config, weights: Any = None) -> Callable[[], nnx.Module]:
+    """Returns a function that makes the model, with parameters drawn from the seed.
+
+    Args:
+      cfg: the config.
+      weights: parameters of `bare_backbone`, which its own become before adapters are added.
+    """
     outputs = {
         name: {task.kind: task.channels for task in group} for name, group in groups(cfg).items()
     }
@@ -50,6 +66,8 @@ def model(cfg: Config) -> Callable[[], nnx.Module]:
         rngs = Keys(params=jax.random.key(cfg.seed))
         common = {"dtype": cfg.dtype, "rngs": rngs}
         backbone = BACKBONES[cfg.backbone.name](**cfg.backbone.options, **common)
+        if weights is not None:
+            pretrained.fill(backbone, weights)
         added = [(one.name, one.options) for one in cfg.adapter]
         backbone = adapters.adapt(backbone, added, tasks=tasks(cfg), **common)
         decoder = DECODERS[cfg.decoder.name](

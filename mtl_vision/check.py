@@ -49,7 +49,7 @@ def check(values: Mapping[str, Any]) -> Config:
         optim=optim,
         optimizer=optimizer,
         **methods,
-        backbone=faults.component("backbone", values["backbone"], BACKBONES),
+        **check_backbone(faults, values["backbone"]),
         adapter=check_adapter(faults, values["adapter"]),
         decoder=faults.component("decoder", values["decoder"], DECODERS),
         schedule=faults.component("schedule", values["schedule"], SCHEDULES),
@@ -165,6 +165,15 @@ def check_adapter(faults: Faults, values: Any) -> tuple[Any, ...]:
         return ()
     table = ADAPTERS if len(several) != 1 else {**ADAPTERS, "none": no_adapter}
     return tuple(faults.component("adapter", one, table) for one in several)
+
+
+def check_backbone(faults: Faults, values: Any) -> dict[str, Any]:
+    """Checks ``config.backbone``: the file of weights, and the fields of the named backbone."""
+    own = {k: v for k, v in values.items() if k != "weights"} if isinstance(values, Mapping) else {}
+    weights = values["weights"] if len(own) < len(values) else ""
+    faults.types("backbone", {"weights": weights}, {"weights": str})
+    backbone = faults.component("backbone", own, BACKBONES, beside=["weights"])
+    return {"backbone": backbone, "weights": weights}
 
 
 def no_adapter() -> None:

@@ -165,6 +165,8 @@ class Config:
       protocol: ``A`` or ``B``, the family of transforms, losses and metrics.
       dtype: compute type; parameters, losses and sums are float32.
       loss_weights: factor on a task's loss, by kind.
+      weights: file of pretrained weights for the backbone, ``""`` for none; see
+        `mtl_vision.models.pretrained`. In a config it is a field of ``backbone``.
       adapter: what is added to the backbone, in order.
       trainable: (path regex, whether it trains) rules; ``()`` trains what the adapters' papers do,
         and everything where there is no adapter.
@@ -180,6 +182,7 @@ class Config:
     datasets: Mapping[str, Data]
     loss_weights: Mapping[str, float]
     backbone: Component
+    weights: str
     adapter: tuple[Component, ...]
     decoder: Component
     trainable: tuple[tuple[str, bool], ...]

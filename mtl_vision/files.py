@@ -30,8 +30,8 @@ def read(path: pathlib.Path) -> Content:
     Args:
       path: ``.npz`` without pickles; ``.safetensors``; a torch file (``.pth``, ``.pth.tar``,
         ``.pt``, ``.bin``), which needs torch and is read with ``weights_only``, and of whose
-        entries ``model`` or ``state_dict`` is taken if there; or the index of such files in one
-        folder, ``.json``, as Hugging Face splits large models.
+        entries ``model``, ``teacher`` or ``state_dict`` is taken if there; or the index of such
+        files in one folder, ``.json``, as Hugging Face splits large models.
 
     Returns: numbers of any dtype, bfloat16 among them, and metadata, which only safetensors have.
 
@@ -133,7 +133,7 @@ def _torch(path: pathlib.Path) -> Content:
         raise ValueError(
             "it is damaged, or holds more than arrays and plain values, which could run code"
         ) from e
-    for name in ("model", "state_dict"):
+    for name in ("model", "teacher", "state_dict"):
         inner = found.get(name) if isinstance(found, Mapping) else None
         found = inner if isinstance(inner, Mapping) else found
     if not isinstance(found, Mapping):

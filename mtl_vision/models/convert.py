@@ -75,10 +75,13 @@ def convert(
             if re.fullmatch(zero, path):
                 made[path] = np.zeros(shape, np.float32)
             continue
-        parts, rule = found[path]
-        array = rule.fit(rule.join([parts[i] for i in sorted(parts)]), shape)
-        made[path] = array
-        faults += unfit(path, array, shape)
+        try:
+            made[path] = found[path][0].fit(_joined(*found[path]), shape)
+        except (ValueError, IndexError) as e:
+            made[path] = None
+            faults.append(f"{path} cannot be made of what is there: {e}")
+            continue
+        faults += unfit(path, made[path], shape)
     missing = [path for path in shapes if path not in found and path not in made]
     _report(unused, missing, faults)
     return paths.map_with_path(lambda path, _: made[path], targets)
@@ -93,8 +96,30 @@ def unfit(path: str, array: np.ndarray, shape: tuple[int, ...]) -> list[str]:
     return [] if np.isfinite(array).all() else [f"{path} is not finite"]
 
 
+def spread(arrays: Mapping[str, np.ndarray], table: Sequence[Rule]) -> dict[str, np.ndarray]:
+    """Converts named arrays without a model to compare them with: ``{path: array}``.
+
+    Raises:
+      DataError: arrays that no rule takes, or that cannot be joined.
+    """
+    found, unused = _gather(arrays, table, None)
+    _report(unused, [], [])
+    try:
+        return {path: _joined(*of_path) for path, of_path in found.items()}
+    except (ValueError, IndexError) as e:
+        raise DataError(f"The arrays are not laid out as their names say: {e}.") from e
+
+
+def _joined(rule, parts):
+    """Returns what the parts of a path, ``{part: (array, rule)}``, become."""
+    return rule.join([how.transform(array) for _, (array, how) in sorted(parts.items())])
+
+
 def _gather(arrays, table, shapes):
-    """Returns ({path: ({part: array}, rule)}, names of arrays with no use)."""
+    """Returns ({path: (rule, {part: (array, rule)})}, names of arrays with no use).
+
+    `shapes` are those of the known paths; None takes all.
+    """
     compiled = [(re.compile(rule.pattern), rule) for rule in table]
     found, unused = {}, []
     for name, array in arrays.items():
@@ -102,14 +127,14 @@ def _gather(arrays, table, shapes):
         if rule is not None and rule.path is None:
             continue
         path = match.expand(rule.path) if match else None
-        if path not in shapes:
+        if path is None or (shapes is not None and path not in shapes):
             unused.append(name)
             continue
-        parts, _ = found.setdefault(path, ({}, rule))
+        _, parts = found.setdefault(path, (rule, {}))
         if rule.part in parts:
             unused.append(name)
         else:
-            parts[rule.part] = rule.transform(np.asarray(array))
+            parts[rule.part] = np.asarray(array), rule
     return found, unused
 
 

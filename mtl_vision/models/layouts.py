@@ -169,8 +169,10 @@ def position_table(
 
 def position_grid(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """``[n, C]`` of the wanted grid or, to be resized, of a square one -> ``[h, w, C]``."""
-    if len(shape) != 3:
+    if len(shape) != 3 or array.shape == shape:
         return array
+    if array.ndim == 3:
+        return resize_grid(array, shape[:2])
     if array.shape[0] == shape[0] * shape[1]:
         return array.reshape(*shape[:2], -1)
     source = side(array.shape[0])

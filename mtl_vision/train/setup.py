@@ -7,11 +7,13 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+from flax import nnx
 
-from mtl_vision import build, optim, rules
+from mtl_vision import build, files, optim, rules
 from mtl_vision.config import Config
 from mtl_vision.errors import DataError
-from mtl_vision.models import mtl
+from mtl_vision.models import mtl, pretrained
 from mtl_vision.models.adapters.ditask import factorize
 from mtl_vision.optim.methods import HELD
 from mtl_vision.train import checkpoint
@@ -102,20 +104,51 @@ def first_state(cfg: Config, saved: Checkpoints, made: Start, say: Say) -> Train
 
 
 def initial_state(cfg: Config, made: Start, say: Say) -> TrainState:
-    """Returns the state before the first step: a fresh one, with what `init_from` gives.
+    """Returns the state before the first step: fresh, pretrained, or with what `init_from` gives.
 
     Raises:
       DataError: what is there is damaged or of another model.
     """
+    state = pretrained_state(cfg, made) if cfg.weights else made.state
     if not cfg.init_from:
-        return made.state
+        return state
     state, unmatched = init_from(
-        pathlib.Path(cfg.init_from) / "checkpoints", made.state, skip=cfg.init_skip
+        pathlib.Path(cfg.init_from) / "checkpoints", state, skip=cfg.init_skip
     )
     for what, paths in unmatched._asdict().items():
         for path in paths:
             say(f"{cfg.init_from}: {what} {path}")
     return refreshed(made, state)
+
+
+def pretrained_state(cfg: Config, made: Start) -> TrainState:
+    """Returns the first state with the backbone from the file ``config.backbone.weights``.
+
+    Raises:
+      DataError: it cannot be read, its format is not recognised, or it does not fit the backbone.
+    """
+    arrays, _ = files.read(pathlib.Path(cfg.weights))
+    bare = mtl.abstract(build.bare_backbone(cfg))
+    targets = nnx.to_pure_dict(nnx.state(bare, nnx.Param))
+    resize = getattr(bare, "position_resize", "bicubic")
+    try:
+        tree = pretrained.load(arrays, targets, position_resize=resize)
+    except DataError as e:
+        raise DataError(f"config.backbone.weights={cfg.weights}: {e}") from e
+    return with_model(made, made.state, build.model(cfg, tree)())
+
+
+def with_model(made: Start, state: TrainState, model: Any) -> TrainState:
+    """Returns the state with the parameters of a model."""
+    trains = rules.flatten(state.trainable)
+    _, *found = mtl.split(model, {path: path in trains for path in mtl.parameters(model)})
+    places = made.shardings
+    trainable, frozen, _ = found
+    # A copy: the state is donated.
+    trainable = jax.device_put(trainable, places.trainable, may_alias=False)
+    frozen = jax.device_put(frozen, places.frozen, may_alias=False)
+    ema = jax.tree.map(jnp.copy, trainable) if state.ema else state.ema
+    return dataclasses.replace(state, trainable=trainable, frozen=frozen, ema=ema)
 
 
 def refreshed(made: Start, state: TrainState) -> TrainState:
@@ -124,9 +157,7 @@ def refreshed(made: Start, state: TrainState) -> TrainState:
         return state
     model = mtl.merge(made.graphdef, state.trainable, state.frozen, state.stats)
     factorize(model)
-    trains = rules.flatten(state.trainable)
-    _, _, frozen, _ = mtl.split(model, {path: path in trains for path in mtl.parameters(model)})
-    return dataclasses.replace(state, frozen=jax.device_put(frozen, made.shardings.frozen))
+    return dataclasses.replace(state, frozen=with_model(made, state, model).frozen)
 
 
 def saved_state(workdir: pathlib.Path, like: TrainState, step: int | None) -> TrainState:

@@ -10,9 +10,9 @@ from flax import nnx
 
 from mtl_vision import rules
 from mtl_vision.errors import ConfigError
-from mtl_vision.models import adapters, mtl
+from mtl_vision.models import adapters, mtl, stacks
 from mtl_vision.models.adapters import streams
-from mtl_vision.models.backbones import BACKBONES, vit
+from mtl_vision.models.backbones import BACKBONES
 from mtl_vision.models.keys import Keys
 from mtl_vision.models.layers import AdapterParam, TaskParam
 from tests.models.adapter_backbones import own_gradients_only, own_outputs_only, shaken
@@ -127,7 +127,7 @@ def test_hypernetworks_know_tasks_by_their_embeddings_in_loops_and_stacks():
     (first, second, third) = runs(loop, tree)[0]
     np.testing.assert_array_equal(first, third)
     assert jnp.abs(first - second).max() > 1e-3
-    stacked = vit.stack(tree, VIT["taps"])
+    stacked = stacks.stack(tree, VIT["taps"])
     np.testing.assert_allclose(runs(scan, stacked)[0][1], second, atol=1e-5)
     # A dataset's tasks get the weights of their own embeddings.
     nnx.update(scan, stacked)

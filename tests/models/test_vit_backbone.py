@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from mtl_vision.errors import ConfigError
-from mtl_vision.models import mtl
+from mtl_vision.models import mtl, stacks
 from mtl_vision.models.backbones import BACKBONES, vit
 
 KEY = jax.random.key(0)
@@ -93,7 +93,7 @@ def test_scanned_blocks_equal_unrolled_ones_with_gradient(remat):
 
     plain, scanned = build(**fields), build(scan=True, remat=remat, **fields)
     parameters = nnx.to_pure_dict(nnx.state(plain))
-    stacked = vit.stack(parameters, plain.taps)
+    stacked = stacks.stack(parameters, plain.taps)
     assert jax.tree.map(jnp.shape, stacked) == jax.tree.map(
         jnp.shape, nnx.to_pure_dict(nnx.state(scanned))
     )
@@ -101,7 +101,7 @@ def test_scanned_blocks_equal_unrolled_ones_with_gradient(remat):
     scanned_value, scanned_grad = value_and_grad(scanned, stacked)
     np.testing.assert_allclose(scanned_value, value, rtol=1e-5)
     pairs = zip(
-        jax.tree.leaves(vit.unstack(scanned_grad)),
+        jax.tree.leaves(stacks.unstack(scanned_grad)),
         jax.tree.leaves(dict(sorted(grad.items()))),
         strict=True,
     )
@@ -111,7 +111,7 @@ def test_scanned_blocks_equal_unrolled_ones_with_gradient(remat):
 
 def test_unstack_undoes_stack():
     parameters = nnx.to_pure_dict(nnx.state(build()))
-    back = vit.unstack(vit.stack(parameters, (2, 3)))
+    back = stacks.unstack(stacks.stack(parameters, (2, 3)))
     jax.tree.map(np.testing.assert_array_equal, back, parameters)
 
 

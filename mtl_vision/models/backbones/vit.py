@@ -1,7 +1,6 @@
 """Vision Transformer (arXiv 2010.11929) with taps, for any input size."""
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -198,7 +197,7 @@ class ViT(nnx.Module):
         """What `__call__` returns, once `generate` has made the adapters' weights."""
         patches = self.patches(image)
         _, h, w, _ = patches.shape
-        given = {"rotation": jnp.asarray(rotation(h, w, self.rotary))} if self.rotary else {}
+        given = self.given(h, w)
         x = self.entry(self.embed(patches)[None])
         out, start = [], 0
         for i, segment_key in enumerate(split(key, len(self.taps))):
@@ -208,6 +207,10 @@ class ViT(nnx.Module):
             out.append(self.tap(x, index=i, norm=norm, grid=(h, w), key=segment_key))
             start = stop
         return out
+
+    def given(self, h: int, w: int) -> dict[str, jax.Array]:
+        """Returns what the blocks get besides the tokens of a grid of h x w."""
+        return {"rotation": jnp.asarray(rotation(h, w, self.rotary))} if self.rotary else {}
 
     def _segment(self, x, i, start, stop, key, given):
         if not self.scan:
@@ -274,32 +277,6 @@ def _check(taps, depth, channels, heads, rotary):
         raise ConfigError(
             f"config.backbone.rotary: a head has {channels // heads} channels, no multiple of 4."
         )
-
-
-def stack(tree: dict[str, Any], taps: tuple[int, ...]) -> dict[str, Any]:
-    """Parameters of a ViT with `scan` off -> those of the same ViT with it on.
-
-    Args:
-      tree: nested dict with ``blocks/0`` to ``blocks/L-1``.
-      taps: as in `ViT`; the blocks between two taps are stacked on a new leading axis.
-    """
-    rest = {name: value for name, value in tree.items() if name != "blocks"}
-    segments = {}
-    for i, (start, stop) in enumerate(zip((0, *taps), taps, strict=False)):
-        parts = [tree["blocks"][j] for j in range(start, stop)]
-        segments[i] = jax.tree.map(lambda *leaves: jnp.stack(leaves), *parts)
-    return rest | {"segments": segments}
-
-
-def unstack(tree: dict[str, Any]) -> dict[str, Any]:
-    """Undoes `stack`."""
-    rest = {name: value for name, value in tree.items() if name != "segments"}
-    blocks = []
-    for i in range(len(tree["segments"])):
-        segment = tree["segments"][i]
-        length = jax.tree.leaves(segment)[0].shape[0]
-        blocks += [jax.tree.map(lambda leaf, j=j: leaf[j], segment) for j in range(length)]
-    return rest | {"blocks": dict(enumerate(blocks))}
 
 
 # The published ViT-H has patches of 14.

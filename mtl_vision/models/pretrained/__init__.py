@@ -9,12 +9,16 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from mtl_vision.errors import DataError
-from mtl_vision.models.convert import Rule, convert
-from mtl_vision.models.layouts import position_table, same
+from mtl_vision.models.convert import Rule, convert, spread
+from mtl_vision.models.layouts import bias_table, position_grid, position_table, same
 from mtl_vision.models.pretrained import dinov3, google, swin, vit
+from mtl_vision.models.stacks import stack
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -63,7 +67,15 @@ _DINOV2_GATES = r"encoder\.layer\.0\.mlp\.weights_in\.weight"
 _GOOGLE_QUERY = r"Transformer/encoderblock_0/MultiHeadDotProductAttention_{}/query/kernel"
 
 FORMATS = {
-    "converted": Format((Rule("(.*)", r"\1"),), (r"patch_embed/proj/kernel",)),
+    "converted": Format(
+        (
+            Rule("absolute_position", "absolute_position", fit=position_grid),
+            Rule("(.*_bias_table)", r"\1", fit=bias_table),
+            Rule("pos_embed", "pos_embed", fit=position_table),
+            Rule("(.*)", r"\1"),
+        ),
+        ("patch_embed/proj/kernel",),
+    ),
     "swin_microsoft": Format(
         swin.MICROSOFT, (_SWIN_TABLE, r"layers\.0\.downsample\..*"), rename=_META
     ),
@@ -169,3 +181,38 @@ def load(arrays: Arrays, targets: Any, *, position_resize: str = "bicubic") -> A
         return convert(renamed(arrays, how), table, targets, zero=how.zero)
     except DataError as e:
         raise DataError(f"A file in the format {key}: {e}") from e
+
+
+def fill(backbone: nnx.Module, tree: Any) -> None:
+    """Gives a backbone without adapters, stacked or not, what `load` returned for it."""
+    if getattr(backbone, "segments", None):
+        tree = stack(tree, backbone.taps)
+    state = nnx.state(backbone, nnx.Param)
+    tree = jax.tree.map(jnp.asarray, tree, nnx.to_pure_dict(jax.tree.map(lambda x: x.dtype, state)))
+    nnx.replace_by_pure_dict(state, tree)
+    nnx.update(backbone, state)
+
+
+def converted(arrays: Arrays) -> tuple[str, dict[str, np.ndarray]]:
+    """Returns the key of a file's format, and its arrays by our paths, in the sizes they have.
+
+    Raises:
+      DataError: the format is not recognised, an array is of no use, or blocks differ.
+    """
+    key = recognise(arrays)
+    how = FORMATS[key]
+    tree = spread(renamed(arrays, how), how.rules)
+    _check_blocks(key, tree)
+    return key, tree
+
+
+def _check_blocks(key, tree):
+    """Asks every block to have what the first has."""
+    blocks: dict[str, set[str]] = {}
+    for path in tree:
+        if match := re.fullmatch(r"((?:stages/\d+/)?blocks/\d+)/(.*)", path):
+            blocks.setdefault(match[1], set()).add(match[2])
+    whole = set.union(*blocks.values()) if blocks else set()
+    lacking = [f"{block}/{rest}" for block, has in blocks.items() for rest in whole - has]
+    if lacking:
+        raise DataError(f"A file in the format {key} lacks {', '.join(sorted(lacking))}.")
