@@ -5,8 +5,8 @@ r"""Compares backbones here with transformers and timm, weights passing through 
 
 Every model is small, has random weights and an odd size, computes in float64, is saved the way its
 library saves, and is loaded here from the file. Printed is the largest difference of a feature, as
-a part of its largest value, over all blocks. transformers resizes the positions of DINOv2 in float32
-and makes the angles of DINOv3 in float32.
+a part of its largest value, over all blocks. transformers resizes positions of DINOv2 in float32
+and makes angles of DINOv3 in float32.
 """
 
 import importlib
