@@ -1,22 +1,24 @@
-r"""Trains one problem with every adapter from one frozen backbone, and writes a table.
+r"""Trains one problem with every adapter, or every decoder, from one start, and writes a table.
 
-  python scripts/compare_adapters.py --config configs/adapters_mini.py \
-      --config.init_from=runs/backbone --out runs/adapters [--only lora,mtlora]
+  python scripts/compare.py --study adapters --config configs/adapters_mini.py \
+      --config.init_from=runs/heads/decoders --out runs/adapters [--only lora,mtlora]
 
-Every adapter is a run below --out, with its published rules of what trains and the same steps; a
-stopped or finished run is taken up. `decoders` trains the heads alone, `full` everything. The
-table, in adapters.md, has all runs that are finished; Δm is against `decoders`.
+Every row of the study (`compare_rows.py`) is a run below --out with the same steps; a stopped run
+goes on, a finished one is not repeated. The table, in table.md, has all rows that are finished;
+Δm is against the study's base. With several seeds it has the means and every seed's Δm.
 """
 
 import pathlib
 
 from absl import flags
-from adapters_table import config, rows, table
+from compare_rows import STUDIES
+from compare_table import folder, table
 from ml_collections import config_flags
 
 from mtl_vision import cli
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
+STUDY = flags.DEFINE_enum("study", None, list(STUDIES), "What the rows vary.", required=True)
 OUT = flags.DEFINE_string("out", None, "Folder of the runs and the table.", required=True)
 ONLY = flags.DEFINE_list("only", [], "Rows to train; all by default.")
 CONFIG = config_flags.DEFINE_config_file(
@@ -32,7 +34,7 @@ def train(values: dict, workdir: pathlib.Path) -> None:
     cfg = check(values)
     folder.claim(workdir, values, ROOT)
     if not (workdir / "final_metrics.json").exists():
-        print(f"{workdir.name}:", flush=True)
+        print(f"{workdir}:", flush=True)
         loop.train(cfg, workdir, say=lambda line: None)
 
 
@@ -40,18 +42,18 @@ def main() -> None:
     from mtl_vision.errors import ConfigError, lookup
 
     values, out = cli.config_value(CONFIG), pathlib.Path(OUT.value)
-    names = ONLY.value or rows()
-    for name in names:
-        lookup(dict.fromkeys(rows()), name, "only")
-    for name in names:
+    rows = STUDIES[STUDY.value](values)
+    for name in ONLY.value:
+        lookup(rows, name, "only")
+    for name in ONLY.value or rows:
         try:
-            train(config(values, name), out / name)
+            train(values | rows[name], folder(out, name, values["seed"]))
         except ConfigError as e:
             if ONLY.value:
                 raise
             print(f"{name}: left out: {e}")
-    text = table(values, out)
-    (out / "adapters.md").write_text(text)
+    text = table({name: values | row for name, row in rows.items()}, out)
+    (out / "table.md").write_text(text)
     print(text)
 
 
