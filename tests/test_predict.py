@@ -107,11 +107,11 @@ def fill(out, photos, about=None):
     """Writes an album of the stand-in; returns what failed and the batches that it saw."""
     batches, failed = [], {}
     steps = {name: echo(name, batches) for name in GROUPS}
-    made = Album(out, GROUPS, photos, about or {"step": 3})
+    made = Album(out, GROUPS, photos)
     sizes = {name: CFG.datasets[name].size for name in GROUPS}
     for found in predictions(steps, GROUPS, Reader("B", sizes, 2), photos, failed):
         made.add(found)
-    made.finish("three photos", failed)
+    made.finish("three photos", failed, about or {"step": 3})
     return failed, batches
 
 
@@ -148,6 +148,10 @@ def test_files_of_others_are_not_touched(tmp_path, photos):
         fill(out, photos)
     assert mine.read_text() == "mine" and len(list(out.iterdir())) == 2
     mine.unlink()
+    (out / "1").write_text("mine")
+    with pytest.raises(DataError, match="out/1 is there"):
+        fill(out, photos)
+    (out / "1").unlink()
     fill(out, photos)
     fill(out, photos[1:], {"step": 4})  # its own files it writes again
     assert (out / "letter.txt").read_text() == "mine"

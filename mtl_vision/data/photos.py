@@ -45,14 +45,16 @@ def endings() -> set[str]:
 
 
 def names(paths: Sequence[pathlib.Path]) -> list[str]:
-    """Returns a name for every file: its stem; where several share it, with ending and a number."""
-    stems = collections.Counter(p.stem.casefold() for p in paths)
+    """Returns a name without points for every file: its stem, if alone with it."""
+    stems = [path.stem.replace(".", "_") for path in paths]
+    whole = [path.name.replace(".", "_") for path in paths]
+    counts = collections.Counter(map(str.casefold, stems))
     made: dict[str, str] = {}
-    for path in paths:
-        name = path.stem if stems[path.stem.casefold()] == 1 else path.name.replace(".", "_")
-        count, wanted = 2, name
+    for stem, full in zip(stems, whole, strict=True):
+        wanted = stem if counts[stem.casefold()] == 1 else full
+        name, count = wanted, 1
         while name.casefold() in made:
-            name, count = f"{wanted}_{count}", count + 1
+            name, count = f"{wanted}_{count + 1}", count + 1
         made[name.casefold()] = name
     return list(made.values())
 

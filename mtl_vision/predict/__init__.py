@@ -43,8 +43,7 @@ def predict(
     groups = build.groups(cfg)
     if dataset is not None:
         groups = {dataset: lookup(groups, dataset, "data")}
-    about = {"weights": str(source), "protocol": cfg.protocol}
-    album = Album(out, groups, paths, about)
+    album = Album(out, groups, paths)
     if passed:
         say(f"Passed over {len(passed)} files that are no photos, such as {passed[0].name}")
     mesh, start = setup.start(cfg)
@@ -58,7 +57,8 @@ def predict(
         say(f"{found.photo.path}")
     done = len(paths) - len(failed)
     title = f"{source.name}, step {int(state.step)}: {done} photos"
-    album.finish(title, failed)
+    about = {"weights": str(source), "step": int(state.step), "protocol": cfg.protocol}
+    album.finish(title, failed, about)
     say(f"{out}: {done} photos, {len(album.tasks)} tasks")
     if failed:
         raise DataError(

@@ -17,6 +17,7 @@ from PIL import Image
 from mtl_vision.build import Groups
 from mtl_vision.data import photos
 from mtl_vision.errors import DataError
+from mtl_vision.predict.canvas import at_size
 from mtl_vision.predict.run import Prediction
 from mtl_vision.tasks import Task
 from mtl_vision.train.log import write_json
@@ -51,21 +52,18 @@ def array_of(task: Task) -> str:
 class Album:
     """Writes predictions into a folder."""
 
-    def __init__(
-        self, out: pathlib.Path, groups: Groups, paths: Sequence[pathlib.Path], about: Any
-    ):
+    def __init__(self, out: pathlib.Path, groups: Groups, paths: Sequence[pathlib.Path]):
         """Makes the folder, or checks that nothing in it would be overwritten that is not its own.
 
         Args:
           out: the folder.
           groups: tasks by dataset.
           paths: the photos.
-          about: what is written beside the list, for whoever reads it.
 
         Raises:
           DataError: somebody else's file is in the way, or `out` cannot be made.
         """
-        self.out, self.about = out, about
+        self.out = out
         self.tasks = [task for group in groups.values() for task in group]
         self.names = dict(zip(paths, photos.names(paths), strict=True))
         self.rows: list[contact.Row] = []
@@ -84,7 +82,7 @@ class Album:
         row, links = {("", "photo"): Cell(photo.picture, lines)}, {}
         links["", "photo"] = photo.path.absolute().as_uri()
         for task in self.tasks:
-            value = prediction.values[task.name]
+            value = at_size(task, prediction.maps[task.name], photo.size)
             picture = colored(task, value)
             save_picture(self.out / name / picture_of(task), picture)
             save_array(self.out / name / array_of(task), value)
@@ -98,15 +96,23 @@ class Album:
         self.sections.append(page.section(row, links))
         self.photos[name] = {"file": str(photo.path), "size": photo.size}
 
-    def finish(self, title: str, failed: Mapping[pathlib.Path, str]) -> None:
-        """Writes the sheet, the page and what the files are."""
+    def finish(
+        self, title: str, failed: Mapping[pathlib.Path, str], about: Mapping[str, Any]
+    ) -> None:
+        """Writes the sheet, the page and the list.
+
+        Args:
+          title: of sheet and page.
+          failed: what is wrong with the other photos.
+          about: where all is from, for whoever reads the list.
+        """
         if self.rows:
             save_picture(self.out / SHEET, contact.sheet(self.rows, title))
         with whole(self.out / PAGE) as file:
             file.write_text(page.page(self.sections, title))
         content = {
             "format": FORMAT,
-            **self.about,
+            **about,
             "tasks": {t.name: {"array": UNITS[t.kind], "classes": t.names} for t in self.tasks},
             "photos": self.photos,
             "failed": {str(path): reason for path, reason in failed.items()},
@@ -125,6 +131,8 @@ def claim(out: pathlib.Path, files: Sequence[str]) -> list[str]:
     """
     own = listed(out / LIST)
     foreign = [f for f in files if f not in own and (out / f).exists()]
+    folders = {str(pathlib.PurePath(f).parent) for f in files}
+    foreign += sorted(f for f in folders if (out / f).exists() and not (out / f).is_dir())
     if foreign:
         raise DataError(
             f"{out / foreign[0]} is there and was not written by this command; give another --out."

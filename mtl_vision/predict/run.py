@@ -14,7 +14,7 @@ from mtl_vision.config import Config
 from mtl_vision.data import photos
 from mtl_vision.errors import DataError
 from mtl_vision.models import mtl
-from mtl_vision.predict.canvas import Canvas, at_size, canvas, uncovered
+from mtl_vision.predict.canvas import Canvas, canvas, uncovered
 from mtl_vision.tasks import Task
 from mtl_vision.train.state import Start, TrainState
 from mtl_vision.train.step import best_params
@@ -33,10 +33,10 @@ class Photo(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """What the model says of a photo, at the photo's size, by ``dataset/kind``; see `at_size`."""
+    """What the models say of a photo: ``{dataset/kind: [h, w, ...]}``, for `canvas.at_size`."""
 
     photo: Photo
-    values: dict[str, np.ndarray]
+    maps: dict[str, np.ndarray]
 
 
 def predict_step(
@@ -137,18 +137,12 @@ def predictions(
     for batch in source.batches(paths, failed):
         found = {name: _run(step, batch, name, source.batch) for name, step in made.items()}
         for b, photo in enumerate(batch):
-            yield Prediction(
-                photo,
-                {
-                    task.name: at_size(
-                        task,
-                        uncovered(found[name][task.kind][b], photo.canvases[name].shape),
-                        photo.size,
-                    )
-                    for name, group in groups.items()
-                    for task in group
-                },
-            )
+            maps = {
+                task.name: uncovered(found[name][task.kind][b], photo.canvases[name].shape)
+                for name, group in groups.items()
+                for task in group
+            }
+            yield Prediction(photo, maps)
 
 
 def _run(step: Step, batch: Sequence[Photo], name: str, rows: int) -> dict[str, np.ndarray]:

@@ -77,6 +77,7 @@ def test_folders_files_and_patterns(tmp_path):
     assert [f.name for f in others] == ["notes.txt"]
     assert photos.names(found) == ["a_jpg", "a_png", "b"]
     assert photos.names([tmp_path / "x.png", tmp_path / "deep" / "X.png"]) == ["x_png", "X_png_2"]
+    assert photos.names([tmp_path / "sheet.png.jpg"]) == ["sheet_png"]
     for place, text in (("deep", "holds no photos"), ("c.png", "does not exist")):
         with pytest.raises(DataError, match=text):
             photos.find([str(tmp_path / place)])
