@@ -169,7 +169,7 @@ def test_a_list_that_is_none_is_an_error(tmp_path, photos, content):
 def test_an_album_needs_a_folder(tmp_path, photos):
     (tmp_path / "out").write_text("a file")
     with pytest.raises(DataError, match="cannot be used"):
-        fill(tmp_path / "out", photos)
+        fill(tmp_path / "out" / "deep", photos)
 
 
 def test_the_batch_is_no_larger_than_the_photos(monkeypatch):
