@@ -22,11 +22,16 @@ def stack(tree: dict[str, Any], taps: tuple[int, ...]) -> dict[str, Any]:
 
 
 def unstack(tree: dict[str, Any]) -> dict[str, Any]:
-    """Undoes `stack`."""
-    rest = {name: value for name, value in tree.items() if name != "segments"}
+    """Undoes `stack`, and `ViT.detach`."""
+    rest = {name: value for name, value in tree.items() if name not in ("segments", "tails")}
+    segments, tails = tree.get("segments", {}), tree.get("tails", {})
     blocks = []
-    for i in range(len(tree["segments"])):
-        segment = tree["segments"][i]
-        length = jax.tree.leaves(segment)[0].shape[0]
-        blocks += [jax.tree.map(lambda leaf, j=j: leaf[j], segment) for j in range(length)]
+    for i in sorted({*segments, *tails}):
+        length = jax.tree.leaves(segments[i])[0].shape[0] if i in segments else 0
+        blocks += [_block(segments[i], j) for j in range(length)]
+        blocks += [tails[i]] if i in tails else []
     return rest | {"blocks": dict(enumerate(blocks))}
+
+
+def _block(stack: Any, index: int) -> Any:
+    return jax.tree.map(lambda leaf: leaf[index], stack)

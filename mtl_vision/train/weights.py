@@ -13,10 +13,11 @@ from flax import traverse_util
 
 from mtl_vision import files, rules
 from mtl_vision.errors import ConfigError, DataError
-from mtl_vision.models import released
+from mtl_vision.models import exported, mtl, released
 from mtl_vision.models.convert import convert, unfit
 from mtl_vision.train import integrity
 from mtl_vision.train.state import TrainState
+from mtl_vision.train.step import best_params
 
 FORMAT = "mtl_vision/1"
 WHOLE = ("trainable", "frozen", "stats")
@@ -57,8 +58,6 @@ def export(path: pathlib.Path, state: TrainState, config: Mapping[str, Any]) -> 
       state: of the run.
       config: plain values, for whoever reads the file.
     """
-    from safetensors.numpy import save_file
-
     kept = {"trainable": state.ema or state.trainable, "stats": state.stats}
     arrays = {name: np.asarray(x) for name, x in rules.flatten(kept).items()}
     metadata = {
@@ -67,6 +66,36 @@ def export(path: pathlib.Path, state: TrainState, config: Mapping[str, Any]) -> 
         "step": str(int(state.step)),
         "config": json.dumps(config),
     }
+    _write(path, arrays, metadata)
+
+
+def export_backbone(
+    path: pathlib.Path, graphdef: Any, state: TrainState, library: str, added: Sequence[str]
+) -> str:
+    """Writes the backbone as others name it: whole, or not at all.
+
+    Args:
+      path: of the file.
+      graphdef: the structure of the model.
+      state: of the run; of a moving average that is taken.
+      library: see `exported.export`.
+      added: names of the adapters.
+
+    Returns: the format.
+
+    Raises:
+      ConfigError: adapters cannot be folded in, or no format has a place for all parameters.
+    """
+    model = mtl.merge(graphdef, *best_params(state))
+    tree = exported.parameters(model.backbone, added)
+    key, arrays = exported.export(tree, library)
+    _write(path, arrays, {"format": "pt"})  # what transformers asks for
+    return key
+
+
+def _write(path: pathlib.Path, arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
+    from safetensors.numpy import save_file
+
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     save_file(arrays, temporary, metadata=metadata)
     temporary.replace(path)
