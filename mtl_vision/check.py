@@ -106,6 +106,8 @@ def check_data(faults: Faults, values: Any, protocol: str) -> tuple[Input | None
             )
         elif data := check_dataset(faults, name, section, shared, protocol):
             datasets[name] = data
+            held = input_ and input_.source == "memory" and not DATASETS[name].memory
+            faults.check(not held, f"config.data.source: {name} is not rendered; use 'tfds'.")
     return input_, datasets
 
 

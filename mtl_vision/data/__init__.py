@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mtl_vision.data import real
 from mtl_vision.data.synthetic import dataset as synthetic
 
 Source = Sequence[Mapping[str, Any]]
@@ -34,7 +35,7 @@ class Dataset:
     split: str = "test"
 
 
-DATASETS: dict[str, Dataset] = {
+SYNTHETIC = {
     name: Dataset(
         name,
         kinds=synthetic.KINDS[name],
@@ -45,3 +46,15 @@ DATASETS: dict[str, Dataset] = {
     )
     for name in synthetic.DOMAINS
 }
+REAL = {
+    name: Dataset(
+        name,
+        kinds=module.KINDS,
+        tasks=real.tasks(name),
+        source=real.prepared(name),
+        check=real.checker(name),
+        split=module.SPLIT,
+    )
+    for name, module in real.MODULES.items()
+}
+DATASETS: dict[str, Dataset] = SYNTHETIC | REAL

@@ -2,11 +2,11 @@
 
 A label is stored as an 8- or 16-bit image: classes as they are, depth in millimetres, normals as
 ``round(127 n) + 128`` with (128, 128, 128) for undefined (0.2 degrees off on average). The images
-are PNG, so nothing is lost after that. Reading and preparing need no TensorFlow.
+are PNG, so nothing is lost after that. Depth and normals of real datasets are files of `coding`.
+Reading and preparing need no TensorFlow.
 """
 
 import functools
-import io
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +15,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from mtl_vision.data import coding
 from mtl_vision.errors import DataError
 
 MAX_DEPTH = 65.535  # metres
@@ -77,22 +78,24 @@ def png(name: str, image: np.ndarray) -> bytes:
     return data.tobytes()
 
 
-def features(kinds: Sequence[str]) -> Any:
-    """The tfds features of a dataset with these labels; sizes may differ between images."""
+def features(kinds: Sequence[str], *, coded: bool = False) -> Any:
+    """The tfds features of a dataset with these labels; sizes may differ between images.
+
+    Args:
+      kinds: labels.
+      coded: depth and normals are files of `coding`, not images of `pack`.
+    """
     import tensorflow_datasets as tfds
 
     def image(channels: int, dtype: Any = np.uint8) -> Any:
         shape = (None, None, channels)
         return tfds.features.Image(shape=shape, dtype=dtype, encoding_format="png")
 
+    file = tfds.features.Scalar(np.object_, doc="a PNG, see mtl_vision.data.coding")
     special = {"depth": image(1, np.uint16), "normals": image(3)}
+    special = dict.fromkeys(special, file) if coded else special
     labels = {kind: special.get(kind, image(1)) for kind in kinds}
     return tfds.features.FeaturesDict({"id": tfds.features.Text(), "image": image(3), **labels})
-
-
-def to_tfds(encoded: Mapping[str, Any]) -> dict[str, Any]:
-    """What a builder yields for an encoded example."""
-    return {k: v if isinstance(v, str) else io.BytesIO(v) for k, v in encoded.items()}
 
 
 def folder(root: str | pathlib.Path, name: str, config: str) -> pathlib.Path:
@@ -131,16 +134,21 @@ def check(
         place = folder(root, name, config)
     except DataError as error:
         raise DataError(f"{error} Run: {command}") from error
-    builder = _builder(place)
-    if split not in builder.info.splits or not builder.info.splits[split].num_examples:
-        has = ", ".join(builder.info.splits)
+    info = builder(place).info
+    if split not in info.splits or not info.splits[split].num_examples:
+        has = ", ".join(info.splits)
         raise DataError(f"{place} has no split {split!r}, only {has}. Run: {command}")
-    missing = [kind for kind in kinds if kind not in builder.info.features]
+    missing = [kind for kind in kinds if kind not in info.features]
     if missing:
         raise DataError(f"{place} has no {missing[0]!r} labels. Delete it and run: {command}")
 
 
-def _builder(place: pathlib.Path) -> Any:
+def builder(place: pathlib.Path) -> Any:
+    """The tfds builder of a prepared dataset.
+
+    Raises:
+      DataError: the folder cannot be read.
+    """
     import tensorflow_datasets as tfds
 
     try:
@@ -174,10 +182,10 @@ class TfdsSource:
         import tensorflow_datasets as tfds
 
         cv2.setNumThreads(1)
-        builder = _builder(folder(*self.place))
-        unused = set(builder.info.features) - {"id", "image", *self.kinds}
+        made = builder(folder(*self.place))
+        unused = set(made.info.features) - {"id", "image", *self.kinds}
         skip = {k: tfds.decode.SkipDecoding() for k in unused}
-        return builder.as_data_source(split=self.split, decoders=skip)
+        return made.as_data_source(split=self.split, decoders=skip)
 
     def __len__(self) -> int:
         return len(self._records)
@@ -193,8 +201,8 @@ class TfdsSource:
         try:
             record = self._records[index]
             record["id"] = record["id"].decode()
-            labels = {k: _plane(record[k]) for k in self.kinds}
-            return unpack_example(record | labels, self.kinds)
+            labels = {kind: _label(kind, record[kind]) for kind in self.kinds}
+            return {"id": record["id"], "image": record["image"]} | labels
         except Exception as error:
             raise DataError(
                 f"{self._where}: record {index} of {len(self)} is damaged "
@@ -210,5 +218,7 @@ class TfdsSource:
         return f"{name}/{config} in {str(root)!r}, split {self.split!r}"
 
 
-def _plane(image: np.ndarray) -> np.ndarray:
-    return image[..., 0] if image.shape[-1] == 1 else image
+def _label(kind: str, stored: np.ndarray | bytes) -> np.ndarray:
+    if isinstance(stored, bytes):
+        return coding.decode(kind, stored)
+    return unpack(kind, stored[..., 0] if stored.shape[-1] == 1 else stored)

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from mtl_vision.data import DATASETS, records, verify
+from mtl_vision.data import DATASETS, SYNTHETIC, records, verify
 from mtl_vision.data.synthetic import HUMAN_PARTS, KINDS, SEMSEG, SceneSource
 from mtl_vision.data.synthetic.plans import plan, with_counts
 from mtl_vision.errors import DataError
@@ -38,7 +38,7 @@ def prepared(tmp_path_factory):
     return root
 
 
-@pytest.mark.parametrize("name", DATASETS)
+@pytest.mark.parametrize("name", SYNTHETIC)
 def test_files_give_what_was_rendered(prepared, name):
     kinds = DATASETS[name].kinds
     source = pickle.loads(pickle.dumps(DATASETS[name].source(prepared, CONFIG, "train", kinds)))
@@ -101,22 +101,22 @@ def test_a_killed_preparation_leaves_nothing_complete(tmp_path):
     DATASETS["synth_pascal"].check(tmp_path, CONFIG, "train", ())
 
 
-def test_a_second_call_changes_nothing_and_draws_a_sheet(prepared, tmp_path):
-    sheet = tmp_path / "sheet.png"
+def test_a_second_call_changes_nothing_and_draws_sheets(prepared, tmp_path):
     files = {p: p.stat().st_mtime_ns for p in prepared.rglob("*.array_record*")}
-    arguments = ("--dataset", "synth_nyud", "--data_dir", prepared, "--contact_sheet", sheet)
+    arguments = ("--dataset", "synth_nyud", "--data_dir", prepared, "--inspect", tmp_path)
     done = run(*arguments, "--rows", "2")
     assert done.returncode == 0, done.stderr
     assert "already prepared" in done.stdout and "normals: mean" in done.stdout
     assert files == {p: p.stat().st_mtime_ns for p in prepared.rglob("*.array_record*")}
-    height, width, _ = cv2.imread(str(sheet)).shape
+    height, width, _ = cv2.imread(str(tmp_path / f"synth_nyud_{CONFIG}_test.png")).shape
     assert height > 2 * 28 and width > 5 * 36
+    assert "normals: mean" in (tmp_path / f"synth_nyud_{CONFIG}_test.txt").read_text()
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "--dataset is missing; give one or more of synth_pascal, synth_nyud."),
+        ((), "--dataset is missing; give one or more of synth_pascal, synth_nyud, "),
         (("--dataset", "synth_nyu"), "Did you mean 'synth_nyud'?"),
         (
             ("--dataset", "synth_nyud", "--config", "100"),
@@ -143,7 +143,7 @@ def test_plans_by_name():
         plan("64-5-0-7")
 
 
-@pytest.mark.parametrize("name", DATASETS)
+@pytest.mark.parametrize("name", SYNTHETIC)
 def test_tasks_of_a_dataset(name):
     made = DATASETS[name].tasks("B")
     assert tuple(made) == DATASETS[name].kinds == KINDS[name]
@@ -173,7 +173,7 @@ def test_packing_keeps_what_files_can_hold():
         ("semseg", np.full((4, 4), 21, np.uint8), "holds class 21 of 21"),
         ("sal", np.full((4, 4), 2, np.uint8), "holds 2, expected 0 and 1"),
         ("depth", np.full((4, 4), -1, np.float32), "holds -1.0 m"),
-        ("normals", np.full((4, 4, 3), 0.5, np.float32), "vectors of length 0.8660"),
+        ("normals", np.full((4, 4, 3), 1.5, np.float32), "holds 1.5000, expected -1 to 1"),
         ("edge", np.zeros((4, 5), np.uint8), r"uint8 \(4, 5\), expected uint8 \(4, 4\)"),
     ],
 )

@@ -51,7 +51,7 @@ def _split(builder: Any, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
     size, count = chosen.sizes[name], chosen.counts[split]
     source = SceneSource(name, split, count, size, KINDS[name])
     for example in render_all(source, encode=True):
-        yield example["id"], records.to_tfds(example)
+        yield example["id"], example
 
 
 class SynthPascal(tfds.core.GeneratorBasedBuilder):
