@@ -29,6 +29,7 @@ def get_config() -> mlc.ConfigDict:
         tasks=("semseg", "depth", "normals", "edge"),
         augment=augment | dict(rotate=0.0, scales=(1.0, 1.2, 1.5), discrete=True),
     )
+    c.mixture = dict(name="paired")
     c.loss_weights = dict(semseg=1.0, depth=1.0, normals=10.0, edge=50.0, sal=5.0, human_parts=2.0)
 
     c.backbone = dict(name="swin_t", window=7, drop_path=0.2, taps="merged", remat="none")

@@ -24,6 +24,7 @@ def get_config() -> mlc.ConfigDict:
         size=(512, 512), tasks=("semseg", "normals", "edge", "sal", "human_parts")
     )
     c.data.synth_nyud = shared | dict(size=(448, 576), tasks=("semseg", "depth", "normals", "edge"))
+    c.mixture = dict(name="paired")
     c.loss_weights = dict(semseg=1.0, depth=1.0, normals=10.0, edge=50.0, sal=5.0, human_parts=2.0)
 
     # The position table of a 512x512 image, class token and last norm: 86,434,560 parameters.

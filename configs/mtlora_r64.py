@@ -36,6 +36,7 @@ def get_config() -> mlc.ConfigDict:
             distort=False,
         ),
     )
+    c.mixture = dict(name="paired")
     c.loss_weights = dict(semseg=1.0, normals=10.0, sal=5.0, human_parts=2.0)
 
     c.backbone = dict(name="swin_t", window=7, drop_path=0.2, taps="merged", remat="none")

@@ -25,6 +25,7 @@ def get_config() -> mlc.ConfigDict:
     c.data.synth_nyud = shared | dict(
         size=(72, 96), tasks=("semseg", "depth", "normals", "edge"), augment=augment
     )
+    c.mixture = dict(name="paired")
     # Even shares of the gradient for a short run; the protocol's own are in `mtl_vision.tasks`.
     c.loss_weights = dict(semseg=4.0, depth=1.0, normals=5.0, edge=30.0, sal=3.0, human_parts=8.0)
 

@@ -12,6 +12,7 @@ from flax import nnx
 from mtl_vision import optim, parallel, rules
 from mtl_vision.config import Config
 from mtl_vision.data import DATASETS, pipeline
+from mtl_vision.data.mixture import MIXTURES
 from mtl_vision.data.pipeline import Source
 from mtl_vision.data.transforms import Augment, eval_transform, train_transform
 from mtl_vision.models import adapters, mtl, pretrained
@@ -138,21 +139,80 @@ def heads_apart(cfg: Config) -> bool:
     return isinstance(mtl.abstract(model(cfg)).decoder, PerTask)
 
 
-def optimizer(cfg: Config) -> optax.GradientTransformationExtraArgs:
-    """Returns the optax chain."""
-    batch = sum(data.batch for data in cfg.datasets.values())
-    lr = optim.scaled_lr(cfg.optim.lr, batch=batch, lr_batch=cfg.optim.lr_batch)
+def mixture(cfg: Config) -> Any:
+    """Returns how the datasets make up the steps, an entry of `MIXTURES`."""
+    return MIXTURES[cfg.mixture.name](**cfg.mixture.options)
+
+
+def turns(cfg: Config) -> dict[tuple[str, ...], optim.Turn]:
+    """Returns whose turn it is in each program that sees one dataset of several."""
+    programs = mixture(cfg).programs(tuple(cfg.datasets))
+    counts = {name: len(group) for name, group in groups(cfg).items()}
+    found, start, total = {}, 0, sum(counts.values())
+    for names in programs if len(programs) > 1 else ():
+        (name,) = names
+        found[names] = optim.Turn(name, slice(start, start := start + counts[name]), total)
+    return found
+
+
+def homes(cfg: Config) -> dict[str, optim.Home]:
+    """Returns which parameters belong to datasets: those below its name, or slices of theirs."""
+    made = mtl.abstract(model(cfg))
+    kinds = {name: [task.kind for task in group] for name, group in groups(cfg).items()}
+    found = {}
+    for path in mtl.parameters(made):
+        own = [name for name in kinds if name in path.split("/")]
+        if own:
+            found[path] = optim.Home(((own[0], 0, 0),))
+    for path, (names, axis) in mtl.owners(made, kinds).items():
+        if path not in found:
+            places, parts = [name.rpartition("/")[0] for name in names], []
+            for name in dict.fromkeys(places):
+                start = places.index(name)
+                parts.append((name, start, start + places.count(name)))
+            found[path] = optim.Home(tuple(parts), axis)
+    return found
+
+
+def images_per_step(cfg: Config) -> int:
+    """Returns how many images a step takes; where datasets take turns, the most it may."""
+    programs = mixture(cfg).programs(tuple(cfg.datasets))
+    return max(sum(cfg.datasets[name].batch for name in names) for names in programs)
+
+
+def optimizer(cfg: Config, turn: optim.Turn | None = None) -> optax.GradientTransformationExtraArgs:
+    """Returns the optax chain of the program of a turn; that of any turn makes their one state."""
+    every = turns(cfg)
+    turn = turn or next(iter(every.values()), None)
+    lr = optim.scaled_lr(cfg.optim.lr, batch=images_per_step(cfg), lr_batch=cfg.optim.lr_batch)
     schedule = optim.SCHEDULES[cfg.schedule.name]
     made, names, owned = methods(cfg), tasks(cfg), owners(cfg)
+    first, weighting = None, made.weighting
+    if turn and not made.plain:
+        of = {one.dataset: names[one.places] for one in every.values()}
+        first = optim.in_turn(
+            {name: optim.first_link(made, own, owned) for name, own in of.items()}, turn
+        )
+        counts = {name: len(own) for name, own in of.items()}
+        weighting = weighting and optim.weighting_in_turn(weighting, counts, turn)
+    elif not made.plain:
+        first = optim.first_link(made, names, owned)
     return optim.chain(
-        optim.OPTIMIZERS[cfg.optimizer.name](cfg.optim.decay, **cfg.optimizer.options),
+        optim.optimizer_in_turn(
+            optim.OPTIMIZERS[cfg.optimizer.name],
+            cfg.optim.decay,
+            cfg.optimizer.options,
+            homes=homes(cfg) if turn else {},
+            turn=turn,
+        ),
         schedule(lr=lr, steps=cfg.run.steps, **cfg.schedule.options),
-        first=None if made.plain else optim.first_link(made, names, owned),
-        weighting=made.weighting,
-        tasks=names,
+        first=first,
+        weighting=weighting,
+        tasks=names[turn.places] if turn else names,
         owners=owned,
         clip_norm=cfg.optim.clip_norm,
         lr_scale=cfg.optim.lr_scale,
+        turn=turn,
     )
 
 
@@ -177,8 +237,9 @@ def _source(
 
 def train_batches(cfg: Config, first: int) -> Iterator[dict[str, Any]]:
     """Yields ``{dataset: host batch}`` for step `first` and all that follow."""
-    streams = {}
-    for name, data in cfg.datasets.items():
+
+    def stream(name: str, start: int) -> Iterator[Any]:
+        data = cfg.datasets[name]
         transform = train_transform(
             cfg.protocol,
             size=data.size,
@@ -186,15 +247,17 @@ def train_batches(cfg: Config, first: int) -> Iterator[dict[str, Any]]:
             augment=Augment(**data.augment),
             normals_sign=data.normals_sign,
         )
-        streams[name] = pipeline.train_batches(
+        return pipeline.train_batches(
             source(cfg, name, "train"),
             transform,
             batch=data.batch,
             seed=cfg.seed,
-            start_step=first,
+            start_step=start,
             **hosts(cfg, name),
         )
-    return pipeline.paired(streams)
+
+    lengths = {name: len(source(cfg, name, "train")) for name in cfg.datasets}
+    return mixture(cfg).batches(stream, lengths, seed=cfg.seed, first=first)
 
 
 def eval_batches(

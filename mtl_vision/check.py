@@ -5,6 +5,7 @@ from typing import Any
 
 from mtl_vision.config import Config, Data, Eval, Faults, Input, Mesh, Optim, Run, field_types
 from mtl_vision.data import DATASETS
+from mtl_vision.data.mixture import MIXTURES
 from mtl_vision.data.transforms import Augment
 from mtl_vision.errors import ConfigError, nearest
 from mtl_vision.models.adapters import ADAPTERS
@@ -16,8 +17,8 @@ from mtl_vision.optim.methods import AGGREGATORS, PER_TASK, SAMS, merge, methods
 from mtl_vision.tasks import KINDS
 
 PLAIN = ("seed", "protocol", "dtype", "trainable", "init_from", "init_skip")
-SECTIONS = ("data", "loss_weights", "backbone", "adapter", "decoder", "optim", "schedule", "mesh")
-SECTIONS = (*PLAIN, *SECTIONS, "eval", "run")
+SECTIONS = ("data", "mixture", "loss_weights", "backbone", "adapter", "decoder", "optim")
+SECTIONS = (*PLAIN, *SECTIONS, "schedule", "mesh", "eval", "run")
 INPUT = ("source", "workers", "processes")
 SHARED = ("root", "batch")  # of `data`, taken by datasets that leave theirs empty
 
@@ -45,6 +46,7 @@ def check(values: Mapping[str, Any]) -> Config:
         {k: values[k] for k in PLAIN},
         input=input_,
         datasets=datasets,
+        mixture=faults.component("mixture", values["mixture"], MIXTURES),
         loss_weights=values["loss_weights"],
         optim=optim,
         optimizer=optimizer,
@@ -59,6 +61,7 @@ def check(values: Mapping[str, Any]) -> Config:
     )
     check_run(faults, config["run"], config["eval"], datasets)
     check_methods(faults, config)
+    check_mixture(faults, config)
     faults.raise_any()
     return Config(**config)
 
@@ -215,17 +218,35 @@ def check_methods(faults: Faults, config: Mapping[str, Any]) -> None:
     """Checks that aggregator, weighting and SAM can be made, and that they fit together."""
     if faults.found:
         return  # what follows would report them again, in other words
-    tasks = [f"{name}/{kind}" for name, data in config["datasets"].items() for kind in data.tasks]
+    counts = [len(data.tasks) for data in config["datasets"].values()]
+    steps = counts if config["mixture"].name == "alternate" else [sum(counts)]
     parts = [config[name] for name in METHODS]
     try:
         made = methods(*parts, watch=config["run"].conflicts_every)
-        try_out(made, len(tasks))
+        for tasks in steps:
+            try_out(made, tasks)
     except ConfigError as e:
         faults.add(str(e))
         return
     optim = config["optim"]
     if text := unfit(made, optim.per_task, optim.accumulate):
         faults.add(text)
+
+
+def check_mixture(faults: Faults, config: Mapping[str, Any]) -> None:
+    """Checks the mixture's options, and what does not go with taking turns."""
+    if faults.found:
+        return
+    chosen = config["mixture"]
+    try:
+        MIXTURES[chosen.name](**chosen.options)
+    except ConfigError as e:
+        faults.add(str(e))
+    if chosen.name == "alternate" and any(one.name == "palora" for one in config["adapter"]):
+        faults.add(
+            "config.mixture.name='alternate' does not go with config.adapter.name='palora', whose "
+            "preferences are between all tasks of a step. Use 'paired'."
+        )
 
 
 def check_run(

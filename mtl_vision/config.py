@@ -21,6 +21,7 @@ GIVEN = {
     "adapter": {"rngs", "dtype", "tasks"},
     "decoder": {"rngs", "dtype", "outputs", "channels", "strides"},
     "schedule": {"steps", "lr"},
+    "mixture": set(),
     "optim": set(),
     "optim.aggregator": {"watch", "seed"},
     "optim.weighting": set(),
@@ -135,7 +136,7 @@ class Optim:
 
     Attributes:
       lr: peak learning rate; the rate used is ``lr * batch / lr_batch``, batch counting the
-        images of all datasets, or `lr` itself when `lr_batch` is 0.
+        images of a step, or `lr` itself when `lr_batch` is 0.
       clip_norm: largest global gradient norm, 0 for no clipping.
       decay: (path regex, factor on the weight decay) rules; ``()`` decays all but vectors and
         biases.
@@ -167,6 +168,8 @@ class Config:
       loss_weights: factor on a task's loss, by kind.
       weights: file of pretrained weights for the backbone, ``""`` for none; see
         `mtl_vision.models.pretrained`. In a config it is a field of ``backbone``.
+      mixture: how the datasets make up the steps: ``paired``, ``alternate`` or ``mixed_canvas``;
+        see `mtl_vision.data.mixture`.
       adapter: what is added to the backbone, in order.
       trainable: (path regex, whether it trains) rules; ``()`` trains what the adapters' papers do,
         and everything where there is no adapter.
@@ -188,6 +191,7 @@ class Config:
     trainable: tuple[tuple[str, bool], ...]
     init_from: str
     init_skip: tuple[str, ...]
+    mixture: Component
     optim: Optim
     optimizer: Component
     aggregator: Component

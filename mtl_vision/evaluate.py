@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from PIL import Image
 
-from mtl_vision import build, metrics, parallel
+from mtl_vision import build, metrics, parallel, predictions, tasks
 from mtl_vision.config import Config
 from mtl_vision.metrics import boundary
 from mtl_vision.models import mtl, watch
@@ -19,7 +19,7 @@ from mtl_vision.tasks import Task
 from mtl_vision.train import plan, setup, weights
 from mtl_vision.train.log import table, write_json
 from mtl_vision.train.state import Start
-from mtl_vision.train.step import best_params, jit_eval_step
+from mtl_vision.train.step import best_params, compact, jit_eval_step
 from mtl_vision.viz import panels
 from mtl_vision.viz.gates import gate_map
 
@@ -48,9 +48,20 @@ class Result(NamedTuple):
 class Evaluator:
     """Evaluates states of one run; each dataset's step compiles once."""
 
-    def __init__(self, cfg: Config, mesh: jax.sharding.Mesh, start: Start):
-        """Takes what `build` made of `cfg`; compiles nothing yet."""
+    def __init__(
+        self,
+        cfg: Config,
+        mesh: jax.sharding.Mesh,
+        start: Start,
+        *,
+        save: pathlib.Path | None = None,
+    ):
+        """Takes what `build` made of `cfg`; compiles nothing yet.
+
+        With `save` the predictions of every image are written there; see `predictions`.
+        """
         self.cfg, self.mesh, self.groups = cfg, mesh, build.groups(cfg)
+        self.save = save
         state = start.state
         model = mtl.merge(start.graphdef, state.trainable, state.frozen, state.stats)
         self.entries = watch.entries(model)
@@ -61,7 +72,7 @@ class Evaluator:
                 graphdef=start.graphdef,
                 dataset=name,
                 group=group,
-                predict=True,
+                predict=tasks.post if save else compact,
             )
             for name, group in self.groups.items()
         }
@@ -85,7 +96,7 @@ class Evaluator:
         return result
 
     def _dataset(self, name, params, result, split, limit, final, draw):
-        group = self.groups[name]
+        group, save = self.groups[name], self.save
         totals, flat = ({task.kind: {} for task in group} for _ in range(2))
         drawn, images, taken = [], 0, {}
         with contextlib.ExitStack() as stack:
@@ -94,9 +105,12 @@ class Evaluator:
                 for task in group
                 if final and task.kind == "edge"
             ]
-            for host, sums, gates, constants, preds in self._batches(
-                name, params, split, limit, final
-            ):
+            files = save and stack.enter_context(self._writer(name))
+            batches = self._batches(name, params, split, limit, final)
+            for host, info, sums, gates, constants, preds in batches:
+                if files:
+                    files.add(info, preds)
+                    preds = {kind: small(kind, value) for kind, value in preds.items()}
                 totals = {kind: metrics.add(t, sums[kind]) for kind, t in totals.items()}
                 if final:
                     flat = {kind: metrics.add(t, constants[kind]) for kind, t in flat.items()}
@@ -124,14 +138,21 @@ class Evaluator:
                     picture = gate_map(means, owners, self.entries.get(part))
                     result.maps[where.replace("/", "_")] = picture
 
+    def _writer(self, name):
+        kinds, first = [task.kind for task in self.groups[name]], jax.process_index() == 0
+        return predictions.Writer(self.save, name, kinds, protocol=self.cfg.protocol, fresh=first)
+
     def _batches(self, name, params, split, limit, final) -> Iterator[tuple]:
-        """Yields (host batch, sums, gates, constants' sums, predictions), one batch behind."""
+        """Yields (host batch, ids and sizes, sums, gates, constants' sums, predictions).
+
+        One batch behind the device.
+        """
         waiting = None
-        for host, _ in build.eval_batches(self.cfg, name, split, limit):
+        for host, info in build.eval_batches(self.cfg, name, split, limit):
             batch = parallel.to_global(host, self.mesh)
             sums, preds, gates = self.steps[name](*params, batch)
             constants = self.constants[name](batch) if final else {}
-            now = host, sums, gates, constants, preds
+            now = host, info, sums, gates, constants, preds
             if waiting:
                 yield fetched(*waiting)
             waiting = now
@@ -139,10 +160,10 @@ class Evaluator:
             yield fetched(*waiting)
 
 
-def fetched(host: Any, *sums_and_preds: Any) -> tuple:
-    """Returns the host batch and, as numpy arrays, all sums and this host's predictions."""
+def fetched(host: Any, info: Any, *sums_and_preds: Any) -> tuple:
+    """Returns the arguments with numpy arrays for all sums and this host's predictions."""
     *sums, preds = sums_and_preds
-    return host, *jax.device_get(sums), jax.tree.map(parallel.local_rows, preds)
+    return host, info, *jax.device_get(sums), jax.tree.map(parallel.local_rows, preds)
 
 
 class Edges:
@@ -198,6 +219,11 @@ def pictures(host: Any, preds: Any, group: Sequence[Task], count: int) -> list:
         labels, masks = ({k: x[b] for k, x in host[part].items()} for part in ("labels", "masks"))
         found.append(panels.pictures(host["image"][b], shown, labels, masks, classes))
     return found
+
+
+def small(kind: str, value: np.ndarray) -> np.ndarray:
+    """Returns what `tasks.post` gave as `train.step.compact` would have."""
+    return (255 * value).astype(np.uint8) if kind in ("edge", "sal") else value
 
 
 def readable(kind: str, value: np.ndarray) -> np.ndarray:
@@ -261,7 +287,12 @@ def write_result(
 
 
 def evaluate_run(
-    cfg: Config, workdir: pathlib.Path, *, step: int | None = None, split: str | None = None
+    cfg: Config,
+    workdir: pathlib.Path,
+    *,
+    step: int | None = None,
+    split: str | None = None,
+    save: pathlib.Path | None = None,
 ) -> dict[str, Any]:
     """Evaluates a checkpoint of a run on the devices there are.
 
@@ -270,6 +301,7 @@ def evaluate_run(
       workdir: its folder.
       step: of the checkpoint, None for the newest whole one.
       split: None for that of the config.
+      save: folder for the predictions of every image, see `predictions`; None keeps none.
 
     Returns: what ``final_metrics.json`` holds, which is written for the newest checkpoint and the
       config's split, else ``step<step>_<split>_metrics.json``.
@@ -280,7 +312,7 @@ def evaluate_run(
     mesh, start = setup.start(cfg)
     state = setup.saved_state(workdir, start.state, step)
     split_ = cfg.eval.split if split is None else split
-    result = Evaluator(cfg, mesh, start)(
+    result = Evaluator(cfg, mesh, start, save=save)(
         best_params(state), split_, final=True, draw=cfg.run.panels
     )
     name = "final" if step is None and split is None else f"step{int(state.step)}_{split_}"
@@ -288,7 +320,12 @@ def evaluate_run(
 
 
 def evaluate_file(
-    cfg: Config, path: pathlib.Path, workdir: pathlib.Path, *, split: str | None = None
+    cfg: Config,
+    path: pathlib.Path,
+    workdir: pathlib.Path,
+    *,
+    split: str | None = None,
+    save: pathlib.Path | None = None,
 ) -> dict[str, Any]:
     """Evaluates the weights in a file; see `train.weights.load`.
 
@@ -297,6 +334,7 @@ def evaluate_file(
       path: the file.
       workdir: where ``final_metrics.json`` goes.
       split: None for that of the config.
+      save: as in `evaluate_run`.
 
     Raises:
       DataError: the file cannot be read or does not fit the model.
@@ -305,7 +343,7 @@ def evaluate_file(
     state = setup.initial_state(cfg, start, say=lambda line: None)
     state = weights.load(path, state, build.tasks(cfg))
     split_ = cfg.eval.split if split is None else split
-    result = Evaluator(cfg, mesh, start)(
+    result = Evaluator(cfg, mesh, start, save=save)(
         best_params(state), split_, final=True, draw=cfg.run.panels
     )
     workdir.mkdir(parents=True, exist_ok=True)

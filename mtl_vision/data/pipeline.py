@@ -5,6 +5,7 @@ threads, processes and the number of hosts change nothing. grain only reads ahea
 it is not imported. Batches are numpy on this side; `to_device` makes them global arrays.
 """
 
+import contextlib
 import functools
 import queue
 import sys
@@ -182,11 +183,18 @@ def eval_batches(
 
 def paired(streams: Mapping[str, Iterator[Any]]) -> Iterator[dict[str, Any]]:
     """Yields ``{dataset: batch}`` from one stream per dataset; closes all when it ends."""
-    try:
+    with closing(streams.values()):
         for parts in zip(*streams.values(), strict=False):
             yield dict(zip(streams, parts, strict=True))
+
+
+@contextlib.contextmanager
+def closing(streams: Iterable[Any]) -> Iterator[None]:
+    """Closes all streams in the end."""
+    try:
+        yield
     finally:
-        for stream in streams.values():
+        for stream in streams:
             _close(stream)
 
 

@@ -9,9 +9,8 @@ from einops import rearrange
 from flax import nnx
 
 from mtl_vision.models.convolution import pad_to
+from mtl_vision.models.hidden import MASKED, Hidden
 from mtl_vision.models.layers import NORMAL, Dtype, Linear, attend, split
-
-_MASKED = -100.0
 
 
 @functools.lru_cache(maxsize=64)
@@ -39,7 +38,7 @@ def shift_mask(height: int, width: int, window: int, shift: int) -> np.ndarray:
 
     label = 3 * parts(height)[:, None] + parts(width)[None]
     label = rearrange(label, "(h i) (w j) -> (h w) (i j)", i=window, j=window)
-    return np.where(label[:, :, None] == label[:, None, :], 0.0, _MASKED)
+    return np.where(label[:, :, None] == label[:, None, :], 0.0, MASKED)
 
 
 class WindowAttention(nnx.Module):
@@ -65,6 +64,7 @@ class WindowAttention(nnx.Module):
         shape = ((2 * window - 1) ** 2, heads)
         self.relative_position_bias_table = nnx.Param(NORMAL(rngs.params(), shape, jnp.float32))
         self.heads, self.window, self.shift, self.shrink = heads, window, shift, shrink
+        self.hidden: Hidden | None = None
 
     def geometry(self, height: int, width: int) -> tuple[int, int]:
         """Returns the window and the shift that a map of this size gets."""
@@ -91,13 +91,20 @@ class WindowAttention(nnx.Module):
         return self.proj(from_windows(x, (height, width), window, shift), key=keys[1])
 
     def scores(self, height: int, width: int) -> jax.Array:
-        """Returns what is added to the scores on such a map: ``[1 or windows, heads, N, N]``."""
+        """Returns what is added to the scores on such a map: ``[1 or windows, heads, N, N]``.
+
+        Where tokens are hidden, there is an axis ``B`` before.
+        """
         window, shift = self.geometry(height, width)
         bias = self.bias(window)[None]
         if shift:
             padded = (-(-size // window) * window for size in (height, width))
             bias = bias + jnp.asarray(shift_mask(*padded, window, shift), bias.dtype)[:, None]
-        return bias
+        if self.hidden is None:
+            return bias
+        tokens = jnp.asarray(self.hidden.tokens(height, width), bias.dtype)[None, ..., None]
+        hidden = into_windows(tokens, window, shift)[0, :, :, None, None, :, 0]
+        return bias[None] + MASKED * hidden
 
     def mix(self, x: jax.Array, bias: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
         """Attends inside of windows, without `proj`: ``[S, B, windows, N, C]``, see `scores`."""

@@ -6,6 +6,7 @@ from mtl_vision.optim.conflict import conflict
 from mtl_vision.optim.methods import first_link, methods
 from mtl_vision.optim.optimizers import adam, adamw, norm, sgd
 from mtl_vision.optim.schedules import constant, cosine, linear, poly, scaled_lr, stairs
+from mtl_vision.optim.turns import Home, Turn, in_turn, optimizer_in_turn, weighting_in_turn
 
 OPTIMIZERS = {"adam": adam, "adamw": adamw, "sgd": sgd}
 
@@ -19,15 +20,20 @@ SCHEDULES = {
 
 __all__ = [
     "AVERAGES",
+    "Home",
     "OPTIMIZERS",
     "SCHEDULES",
+    "Turn",
     "averaging",
     "chain",
     "conflict",
     "first_link",
     "gradient_norm",
+    "in_turn",
     "learning_rate",
     "methods",
     "norm",
+    "optimizer_in_turn",
     "scaled_lr",
+    "weighting_in_turn",
 ]

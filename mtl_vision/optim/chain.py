@@ -12,6 +12,7 @@ from mtl_vision.optim.contracts import LossWeighting
 from mtl_vision.optim.optimizers import NormState, clip
 from mtl_vision.optim.rows import NOBODY, Owners
 from mtl_vision.optim.schedules import Schedule
+from mtl_vision.optim.turns import Turn
 from mtl_vision.optim.weigh import weigh
 
 T = TypeVar("T")
@@ -72,6 +73,7 @@ def chain(
     owners: Owners = NOBODY,
     clip_norm: float = 0.0,
     lr_scale: rules.Rules[float] = (),
+    turn: Turn | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Returns the whole way from gradients to updates.
 
@@ -86,11 +88,12 @@ def chain(
       owners: of the leaves that are not shared, for the weighting.
       clip_norm: largest global norm of what `first` returns; 0 does not clip.
       lr_scale: (path regex, factor on the learning rate) rules, ``()`` for 1.
+      turn: whose tasks `tasks` are, where they are not all of the run.
     """
     links = [] if first is None else [first, add_penalty()]
     links += [clip(clip_norm), optimizer, descend(schedule, lr_scale)]
     whole = optax.chain(*links)
-    return weigh(weighting, whole, tasks, owners) if weighting else whole
+    return weigh(weighting, whole, tasks, owners, turn=turn) if weighting else whole
 
 
 def find(opt: Any, kind: type[T]) -> T | None:

@@ -9,21 +9,32 @@ import numpy as np
 
 from mtl_vision.optim.aggregate import AggregateState
 from mtl_vision.optim.chain import find
+from mtl_vision.optim.turns import Turn, TurnState
 from mtl_vision.optim.weigh import WeighState
 
 
-def conflict(opt: Any) -> dict[str, jax.Array]:
+def conflict(opt: Any, turn: Turn | None = None) -> dict[str, jax.Array]:
     """Returns what the latest update left in the state of a chain.
+
+    Args:
+      opt: the state.
+      turn: whose it was; T then counts the tasks of that dataset.
 
     Returns: ``tasks/gram`` ``[T, T]`` and ``tasks/weight`` ``[T]`` of an `aggregate` that knows its
       tasks, ``tasks/loss_weight`` ``[T]`` of a `weigh`; without either nothing.
     """
-    found, merge, loss = {}, find(opt, AggregateState), find(opt, WeighState)
+    found, loss = {}, find(opt, WeighState)
+    merge = find(opt if turn is None else _own(opt, turn), AggregateState)
     if merge is not None and not isinstance(merge.gram, tuple):
         found |= {"tasks/gram": merge.gram, "tasks/weight": merge.weights}
     if loss is not None:
-        found["tasks/loss_weight"] = loss.weights
+        found["tasks/loss_weight"] = loss.weights[turn.places] if turn else loss.weights
     return found
+
+
+def _own(opt: Any, turn: Turn) -> Any:
+    states = find(opt, TurnState)
+    return states.states[turn.dataset] if states else ()
 
 
 def cosines(gram: np.ndarray) -> np.ndarray:

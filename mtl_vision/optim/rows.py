@@ -94,15 +94,17 @@ def scale_own(tree: Tree, owners: Owners, own: jax.Array, tasks: Sequence[str]) 
       tree: leaves of the parameters' shapes.
       owners: of the leaves that are not shared.
       own: ``[T]`` factors in the order of `tasks`. A factor 0 gives 0, whatever the gradient.
-      tasks: their names.
+      tasks: their names. What belongs to a task that is not among them, and so has no gradient in
+        this step, stays.
     """
     position = {name: i for i, name in enumerate(tasks)}
+    own = jnp.append(own, jnp.ones((), own.dtype))  # for tasks of other datasets
 
     def scale(path: str, leaf: jax.Array) -> jax.Array:
         if path not in owners:
             return leaf
         names, axis = owners[path]
-        factor = own[jnp.array([position[name] for name in names])]
+        factor = own[jnp.array([position.get(name, len(tasks)) for name in names])]
         shape = [1] * leaf.ndim
         if axis is not None:
             shape[axis] = len(names)

@@ -10,6 +10,7 @@ import optax
 from mtl_vision.errors import ConfigError
 from mtl_vision.optim.contracts import LossWeighting, strong
 from mtl_vision.optim.rows import NOBODY, Owners, scale_rows
+from mtl_vision.optim.turns import Turn
 
 
 def _scaled_task(task_grad_fn, w, owners, tasks):
@@ -49,6 +50,7 @@ def weigh(
     owners: Owners = NOBODY,
     *,
     seed: int = 0,
+    turn: Turn | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Hands `chain` the per-task gradients of ``w_t L_t``, all of them, own leaves too.
 
@@ -63,6 +65,7 @@ def weigh(
       tasks: their names, in the order of the losses.
       owners: of the leaves that are not shared.
       seed: of weightings that draw random numbers; the number of the update is folded in.
+      turn: whose tasks these are, where they are not all of the run.
 
     Returns: a transform whose ``update(updates, state, params, *, losses [T], **extra)`` takes
       rows or a `Deferred`. `grad_fn`, `task_grad_fn` and `loss_fn` (``params -> [T]``) among the
@@ -74,7 +77,7 @@ def weigh(
     tasks, chain = tuple(tasks), optax.with_extra_args_support(chain)
 
     def init(params):
-        T = len(tasks)
+        T = turn.total if turn else len(tasks)
         method = strong(weighting.init(T))
         return WeighState(jnp.zeros((), jnp.int32), method, jnp.ones(T), chain.init(params))
 
@@ -93,6 +96,7 @@ def weigh(
         if weighting.after:
             after = extra["loss_fn"](optax.apply_updates(params, updates))
             method = weighting.after(losses, after, method)
+        w = state.weights.at[turn.places].set(w) if turn else w
         return updates, WeighState(state.count + 1, method, w, inner)
 
     return optax.GradientTransformationExtraArgs(init, update)

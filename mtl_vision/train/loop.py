@@ -2,7 +2,7 @@
 
 import logging
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -56,8 +56,7 @@ def steps(cfg, mesh, start, state, evaluator, checkpoints, log) -> Any:
     """Runs from the state's step to the last; returns the last state."""
     first, last, run = int(state.step), cfg.run.steps, cfg.run
     train_step = setup.train_step(cfg, mesh, start)
-    images = sum(data.batch for data in cfg.datasets.values())
-    progress = Progress(steps=last, start=first, images=images)
+    progress = Progress(steps=last, start=first, images=build.images_per_step(cfg))
     batches = to_device(build.train_batches(cfg, first), parallel.batch_sharding(mesh))
     seen: list[Any] = []
     names = build.tasks(cfg)
@@ -68,8 +67,8 @@ def steps(cfg, mesh, start, state, evaluator, checkpoints, log) -> Any:
             rhythm = (run.eval_every, run.save_every, run.conflicts_every)
             due = [every and step % every == 0 for every in rhythm]
             if step % run.log_every == 0 or any(due) or step == last:
-                values, found = summary(seen, step, names)
-                values |= look_at_tasks(found, names, step, log, picture=bool(due[2]))
+                values, found, here = summary(seen, step, names)
+                values |= look_at_tasks(found, here, step, log, picture=bool(due[2]))
                 seen = []
                 losses = {k.removeprefix("loss/"): v for k, v in values.items() if "loss/" in k}
                 values["images_per_second"] = progress.show(step, losses)
@@ -84,8 +83,10 @@ def steps(cfg, mesh, start, state, evaluator, checkpoints, log) -> Any:
 
 def summary(
     seen: Sequence[Any], step: int, tasks: Sequence[str]
-) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+) -> tuple[dict[str, float], dict[str, np.ndarray], list[str]]:
     """Returns the means of the steps' scalars since the last look, and the last step's arrays.
+
+    Where datasets take turns, a scalar is the mean over the steps that have it.
 
     Raises:
       RunError: one of the steps was not finite.
@@ -95,14 +96,20 @@ def summary(
     for i, metrics in enumerate(host):
         if not metrics["finite"]:
             bad = [k for k, v in metrics.items() if k != "finite" and not np.isfinite(v)]
-            bad += [f"gradient of {task}" for task in broken(arrays[i], tasks)]
+            bad += [f"gradient of {task}" for task in broken(arrays[i], present(metrics, tasks))]
             raise RunError(
                 f"step {step - len(host) + 1 + i} is not finite ({', '.join(bad)}). The state "
                 f"before it is kept in the newest checkpoint. Lower config.optim.lr, set "
                 f"config.optim.clip_norm, or look at the data."
             )
-    names = [name for name in host[0] if name != "finite"]
-    return {name: float(np.mean([m[name] for m in host])) for name in names}, arrays[-1]
+    names = dict.fromkeys(name for m in host for name in m if name != "finite")
+    values = {name: float(np.mean([m[name] for m in host if name in m])) for name in names}
+    return values, arrays[-1], present(host[-1], tasks)
+
+
+def present(metrics: Mapping[str, Any], tasks: Sequence[str]) -> list[str]:
+    """Returns the tasks of a step."""
+    return [task for task in tasks if f"loss/{task}" in metrics]
 
 
 def look_at_tasks(

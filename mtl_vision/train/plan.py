@@ -59,15 +59,12 @@ def describe(cfg: Config) -> str:
         for t in group:
             size = f"{data.size[0]}x{data.size[1]}"
             rows.append([t.name, str(t.channels), f"{t.weight:g}", t.score, size, str(data.batch)])
-    step = setup.train_step(cfg, mesh, start)
-    compiled = step.lower(abstract(start.state), batch_shapes(cfg, mesh)).compile()
-    return "\n\n".join(
-        [
-            table(rows, right=(1, 2, 5)),
-            parameters(cfg),
-            table(cost(compiled, mesh)),
-        ]
-    )
+    costs, shapes = [], batch_shapes(cfg, mesh)
+    for names, step in setup.train_programs(cfg, mesh, start).items():
+        batch = {name: shapes[name] for name in names}
+        compiled = step.lower(abstract(start.state), batch).compile()
+        costs.append(table([["datasets", ", ".join(names)], *cost(compiled, mesh)]))
+    return "\n\n".join([table(rows, right=(1, 2, 5)), parameters(cfg), *costs])
 
 
 def cost(compiled: Any, mesh: jax.sharding.Mesh) -> list[list[str]]:

@@ -12,16 +12,17 @@ from flax import nnx
 
 from mtl_vision import build, files, optim, rules
 from mtl_vision.config import Config
-from mtl_vision.errors import DataError
+from mtl_vision.data.mixture import MixedCanvas
+from mtl_vision.errors import ConfigError, DataError
 from mtl_vision.models import mtl, pretrained
 from mtl_vision.models.adapters.ditask import factorize
 from mtl_vision.optim.methods import HELD
-from mtl_vision.train import checkpoint
+from mtl_vision.train import canvas, checkpoint
 from mtl_vision.train.checkpoint import Checkpoints
 from mtl_vision.train.gradients import PLAIN, Gradients, additive, joint
 from mtl_vision.train.per_task import independent_halves, per_task, two_pass
 from mtl_vision.train.state import Start, TrainState, create_state
-from mtl_vision.train.step import jit_train_step
+from mtl_vision.train.step import jit_train_step, parts_of
 from mtl_vision.train.transfer import init_from
 
 Say = Callable[[str], None]
@@ -43,23 +44,61 @@ def start(cfg: Config) -> tuple[jax.sharding.Mesh, Start]:
 
 
 def train_step(cfg: Config, devices: jax.sharding.Mesh, made: Start) -> Callable[..., Any]:
-    """Returns the compiled ``(state, batch) -> (state, metrics)``."""
-    gradients, again = strategies(cfg)
+    """Returns ``(state, batch) -> (state, metrics)``, compiled, for any batch of the run."""
+    programs = train_programs(cfg, devices, made)
+    if len(programs) == 1:
+        return next(iter(programs.values()))
+    return lambda state, batch: programs[tuple(batch)](state, batch)
+
+
+def train_programs(
+    cfg: Config, devices: jax.sharding.Mesh, made: Start
+) -> dict[tuple[str, ...], Callable[..., Any]]:
+    """Returns the compiled steps by the datasets of their batches."""
+    programs = build.mixture(cfg).programs(tuple(cfg.datasets))
+    turns = build.turns(cfg)
+    return {names: _program(cfg, devices, made, names, turns.get(names)) for names in programs}
+
+
+def _program(cfg, devices, made, names, turn):
+    gradients, again = strategies(cfg, turn)
+    groups = build.groups(cfg)
     return jit_train_step(
         devices,
         made.shardings,
         graphdef=made.graphdef,
-        groups=build.groups(cfg),
-        tx=build.optimizer(cfg),
+        groups={name: groups[name] for name in names},
+        tx=build.optimizer(cfg, turn),
         gradients=gradients,
         again=again,
         average=optim.averaging(cfg.optim.ema) if cfg.optim.ema else None,
         accumulate=cfg.optim.accumulate,
         prefer=build.preferences(cfg),
+        cut=cutting(cfg),
+        turn=turn,
     )
 
 
-def strategies(cfg: Config) -> tuple[Gradients, Gradients]:
+def cutting(cfg: Config) -> Callable[..., Any]:
+    """Returns how a batch becomes parts.
+
+    Raises:
+      ConfigError: one canvas for a backbone with parts of its own for some tasks.
+    """
+    mixture = build.mixture(cfg)
+    if not isinstance(mixture, MixedCanvas):
+        return parts_of
+    if mtl.abstract(build.model(cfg)).backbone.tasks:
+        adapters = ", ".join(one.name for one in cfg.adapter)
+        raise ConfigError(
+            "config.mixture.name='mixed_canvas' runs the backbone once for all datasets, but "
+            f"config.adapter ({adapters}) gives their tasks streams or parameters of their own in "
+            "it. Use 'paired'."
+        )
+    return partial(canvas.parts_of, mask=mixture.mask_pad_tokens)
+
+
+def strategies(cfg: Config, turn: optim.Turn | None = None) -> tuple[Gradients, Gradients]:
     """Returns how the first link's gradients are taken, and those at perturbed parameters."""
     made = build.methods(cfg)
     if made.plain:
@@ -67,12 +106,13 @@ def strategies(cfg: Config) -> tuple[Gradients, Gradients]:
     owners = build.owners(cfg)
     common = dict(owners=owners, apart=build.heads_apart(cfg))
     held = partial(per_task, **common, pull=cfg.optim.per_task)
-    joined = partial(joint, owners=owners, tasks=build.tasks(cfg))
+    tasks = build.tasks(cfg)[turn.places] if turn else build.tasks(cfg)
+    joined = partial(joint, owners=owners, tasks=tasks)
     if made.need == "losses":
         again = joined
     elif made.need == "cross":
-        pull, names = cfg.optim.per_task, build.tasks(cfg)
-        again = partial(independent_halves, **common, tasks=names, pull=pull)
+        pull = cfg.optim.per_task
+        again = partial(independent_halves, **common, tasks=tasks, pull=pull)
     elif cfg.optim.per_task in HELD:
         again = additive(held)
     else:

@@ -51,10 +51,7 @@ def parts_of(
         rows, keys = batch[dataset], jax.random.split(key)
 
         def encode(trunk: Tree, stats: Tree) -> tuple[Tree, Tree]:
-            # Another dataset may have left its own.
-            stats = rules.map_with_path(
-                lambda p, x: jnp.zeros_like(x) if _is_penalty(p) else x, stats
-            )
+            stats = without_penalties(stats)  # another dataset may have left its own
             model = mtl.merge(graphdef, replaced(params, "backbone", trunk), frozen, stats)
             features = model.encode(rows["image"], dataset=dataset, key=keys[0])
             return features, mtl.statistics(model)
@@ -67,9 +64,7 @@ def parts_of(
             values = {t.name: task_loss(t, preds[t.kind], rows, between) for t in group}
             weighted = jnp.stack([t.weight * values[t.name] for t in group])
             stats = mtl.statistics(model)
-            if found := _penalties(stats):
-                values[dataset + PENALTY] = sum(jnp.sum(x) for x in found)
-            return weighted, (values, stats)
+            return weighted, (values | penalty_of(dataset, stats), stats)
 
         return Part(tuple(t.name for t in group), encode, decode)
 
@@ -104,6 +99,17 @@ def _penalties(stats: Tree) -> list[jax.Array]:
     return [x for path, x in rules.flatten(stats).items() if _is_penalty(path)]
 
 
+def penalty_of(name: str, stats: Tree) -> dict[str, jax.Array]:
+    """Returns the losses of no task that a forward pass left, summed, if it left any."""
+    found = _penalties(stats)
+    return {name + PENALTY: sum(jnp.sum(x) for x in found)} if found else {}
+
+
+def without_penalties(stats: Tree) -> Tree:
+    """Returns the statistics with zeros for the losses of no task."""
+    return rules.map_with_path(lambda p, x: jnp.zeros_like(x) if _is_penalty(p) else x, stats)
+
+
 def replaced(params: Tree, name: str, value: Tree) -> Tree:
     """Returns `params` with another entry of that name, if it has one."""
     return params | {name: value} if name in params else params
@@ -121,6 +127,8 @@ def train_step(
     average: Callable[[Tree, Tree, jax.Array], Tree] | None = None,
     accumulate: int = 1,
     prefer: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
+    cut: Callable[..., list[Part]] = parts_of,
+    turn: optim.Turn | None = None,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update from one sub-batch of every dataset. Pure; see `jit_train_step`.
 
@@ -143,6 +151,8 @@ def train_step(
       accumulate: micro-batches; see `gradients.accumulated`.
       prefer: ``(key, step) -> preference [T]``, which the model reads in this step and the losses
         are weighted by; see `train.preferences`.
+      cut: how a batch becomes parts; `parts_of`, or `canvas.parts_of`.
+      turn: whose it is, where a step sees one dataset of several.
 
     Returns: the next state, and scalars: ``loss/<task>`` unweighted, ``loss/total`` weighted,
       ``norm/gradient`` merged and before clipping, ``norm/update``, ``lr``, ``finite``; and what
@@ -154,7 +164,7 @@ def train_step(
     if prefer:
         preference = prefer(drawn(key), state.step)
         groups, before = preferred(groups, preference), placed(before, preference)
-    made = partial(parts_of, graphdef=graphdef, frozen=state.frozen, groups=groups)
+    made = partial(cut, graphdef=graphdef, frozen=state.frozen, groups=groups)
 
     def run(strategy: Callable[..., Any], params: Tree) -> Any:
         return strategy(made, params, before, batch, key, accumulate)
@@ -184,7 +194,7 @@ def train_step(
     stats = placed(stats) if prefer else stats
     ema = average(state.ema, params, state.step + 1) if average else state.ema
     new = TrainState(state.step + 1, params, state.frozen, stats, opt, ema, state.key)
-    return _keep(metrics["finite"], new, state), metrics | optim.conflict(opt)
+    return _keep(metrics["finite"], new, state), metrics | optim.conflict(opt, turn)
 
 
 def weighted_losses(groups: Tasks, values: Mapping[str, jax.Array]) -> jax.Array:
@@ -225,7 +235,7 @@ def eval_step(
     graphdef: Any,
     dataset: str,
     group: Sequence[Task],
-    predict: bool = False,
+    predict: Callable[[Task, jax.Array], jax.Array] | None = None,
 ) -> tuple[dict[str, dict[str, jax.Array]], dict[str, jax.Array], dict[str, Any]]:
     """Metric sums of one batch of one dataset, without dropout and with running statistics.
 
@@ -237,10 +247,11 @@ def eval_step(
       graphdef: the model's structure.
       dataset: its name.
       group: its tasks.
-      predict: whether to return predictions too.
+      predict: makes what is returned of a task's prediction, `tasks.post` or `compact`; None
+        returns none.
 
-    Returns: ``{kind: metric sums}``, ``{kind: prediction [B, H, W, ...]}`` as `compact` gives it,
-      or ``{}``, and what `watch.sums` says of the gates.
+    Returns: ``{kind: metric sums}``, ``{kind: prediction [B, H, W, ...]}`` or ``{}``, and what
+      `watch.sums` says of the gates.
     """
     model = mtl.merge(graphdef, params, frozen, stats)
     notes = watch.watch(model)
@@ -250,7 +261,7 @@ def eval_step(
         t.kind: t.metric.sums(preds[t.kind], labels[t.kind], masks[t.kind], batch["valid"])
         for t in group
     }
-    pictures = {t.kind: compact(t, preds[t.kind]) for t in group} if predict else {}
+    pictures = {t.kind: predict(t, preds[t.kind]) for t in group} if predict else {}
     return sums, pictures, watch.sums(notes, batch["valid"])
 
 

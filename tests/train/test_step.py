@@ -11,7 +11,7 @@ import pytest
 from mtl_vision import losses, optim, parallel, rules
 from mtl_vision.models import mtl
 from mtl_vision.train.gradients import accumulated
-from mtl_vision.train.step import best_params, jit_eval_step, jit_train_step
+from mtl_vision.train.step import best_params, compact, jit_eval_step, jit_train_step
 from tests.train import toy
 
 MESHES = [
@@ -244,7 +244,7 @@ def test_evaluation_ignores_filler_rows_and_equals_one_device():
             graphdef=begin.graphdef,
             dataset="pascal_context",
             group=toy.GROUPS["pascal_context"],
-            predict=True,
+            predict=compact,
         )
         found.append(step(*best_params(begin.state), parallel.to_global(rows, mesh)))
         again = step(*best_params(begin.state), parallel.to_global(noise, mesh))

@@ -72,10 +72,10 @@ class Toy(nnx.Module):
 
     def encode(self, image, *, dataset, key=None):
         del dataset
-        return self.backbone(image, key)
+        return [self.backbone(image, key)[None]]
 
     def decode(self, features, size, *, dataset, key=None):
-        y = features
+        y = features[0][0]
         if key is not None and self.rate:
             y = jnp.where(jax.random.bernoulli(key, self.rate, y.shape), 0, y)
         if "mix" in self.decoder:

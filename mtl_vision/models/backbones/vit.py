@@ -18,6 +18,7 @@ from mtl_vision.models.blocks import (
     run_blocks,
     scan_blocks,
 )
+from mtl_vision.models.hidden import Hidden
 from mtl_vision.models.layers import (
     NORMAL,
     Dtype,
@@ -40,6 +41,7 @@ class Attention(nnx.Module):
         self.qkv = Linear(channels, 3 * channels, dtype=dtype, rngs=rngs)
         self.proj = Linear(channels, channels, dtype=dtype, rngs=rngs)
         self.heads = heads
+        self.hidden: Hidden | None = None
 
     def __call__(
         self,
@@ -54,7 +56,8 @@ class Attention(nnx.Module):
         parts = jnp.split(qkv, 3, -1)
         q, k, v = (rearrange(t, "s b n (h d) -> s b h n d", h=self.heads) for t in parts)
         q, k = rotated(q, rotation), rotated(k, rotation)
-        x = rearrange(attend(q, k, v), "s b h n d -> s b n (h d)")
+        bias = self.hidden and self.hidden.bias(x.shape[2])
+        x = rearrange(attend(q, k, v, bias), "s b h n d -> s b n (h d)")
         return self.proj(x, key=keys[1])
 
 

@@ -108,7 +108,8 @@ def perturbed_rows(
         if path not in owners:
             return jnp.stack([call[path] for call in calls])
         names, axis = owners[path]
-        own = [calls[tasks.index(name)][path] for name in names]
+        # The gradient of any task by what belongs to one of another dataset is zero.
+        own = [calls[tasks.index(name) if name in tasks else 0][path] for name in names]
         if axis is None:
             return own[0]
         slices = [jax.lax.index_in_dim(g, i, axis, keepdims=False) for i, g in enumerate(own)]
