@@ -185,13 +185,16 @@ def scan_blocks(
 
     def step(x, item):
         block, rate, key = item
-        return block(x, rate=rate if drops else 0.0, key=key, **given), None
+        x = block(x, rate=rate if drops else 0.0, key=key, **given)
+        return x, nnx.state(block, Penalty)
 
     if each:  # a scan keeps its iterations apart by itself
         step = jax.checkpoint(step, prevent_cse=False)
 
     def run(blocks, x, key):
         keys = None if key is None else jax.random.split(key, len(rates))
-        return jax.lax.scan(step, x, (blocks, jnp.asarray(rates, jnp.float32), keys))[0]
+        return jax.lax.scan(step, x, (blocks, jnp.asarray(rates, jnp.float32), keys))
 
-    return (jax.checkpoint(run) if whole else run)(blocks, x, key)
+    x, penalties = (jax.checkpoint(run) if whole else run)(blocks, x, key)
+    nnx.update(blocks, penalties)  # a scan works on copies of the blocks
+    return x

@@ -8,7 +8,9 @@ from flax import nnx
 
 from mtl_vision.errors import ConfigError
 from mtl_vision.models import mtl, stacks
+from mtl_vision.models.adapters import inject
 from mtl_vision.models.backbones import BACKBONES, vit
+from mtl_vision.models.layers import Penalty
 
 KEY = jax.random.key(0)
 TINY = dict(channels=16, depth=3, heads=2, patch=8, grid=(3, 3), taps=(2, 3))
@@ -77,6 +79,25 @@ def test_only_the_last_tap_is_normalised():
     assert jnp.abs(first.mean(-1)).max() > 1e-4
 
 
+class Weighed(nnx.Module):
+    """A layer whose input has a penalty."""
+
+    def __init__(self, layer):
+        self.layer, self.penalty = layer, Penalty(jnp.zeros(()))
+
+    def __call__(self, x, *, key=None):
+        self.penalty[...] = jnp.square(x).sum()
+        return self.layer(x, key=key)
+
+
+def weighed(model):
+    def edit(block, place, rngs):
+        inject.wrap(block, "mlp.fc1", Weighed)
+
+    inject.edit_blocks(model, edit, rngs=nnx.Rngs(0))
+    return model
+
+
 @pytest.mark.parametrize("remat", ["none", "block"])
 def test_scanned_blocks_equal_unrolled_ones_with_gradient(remat):
     fields = dict(drop_path=0.3, layer_scale=0.5)
@@ -85,13 +106,13 @@ def test_scanned_blocks_equal_unrolled_ones_with_gradient(remat):
         graphdef, _ = nnx.split(model)
 
         def value(parameters):
-            return sum(
-                jnp.square(x).sum() for x in nnx.merge(graphdef, parameters)(image(), key=KEY)
-            )
+            model = nnx.merge(graphdef, parameters)
+            out = sum(jnp.square(x).sum() for x in model(image(), key=KEY))
+            return out + sum(p.sum() for p in jax.tree.leaves(nnx.state(model, Penalty)))
 
         return jax.jit(jax.value_and_grad(value))(parameters)
 
-    plain, scanned = build(**fields), build(scan=True, remat=remat, **fields)
+    plain, scanned = weighed(build(**fields)), weighed(build(scan=True, remat=remat, **fields))
     parameters = nnx.to_pure_dict(nnx.state(plain))
     stacked = stacks.stack(parameters, plain.taps)
     assert jax.tree.map(jnp.shape, stacked) == jax.tree.map(
