@@ -4,11 +4,12 @@ import dataclasses
 import logging
 import pathlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
 
 from mtl_vision.errors import DataError
 from mtl_vision.train import archive, checkpoint
@@ -18,6 +19,7 @@ from mtl_vision.train.integrity import Table
 from mtl_vision.train.state import TrainState
 
 WRAPS = ("linear", "block")  # attributes under which adapters keep what they wrap
+TAIL = re.compile(r"/tails/(\d+)/")  # a block that `ViT.detach` took out of its stack
 
 
 class Unmatched(NamedTuple):
@@ -28,11 +30,19 @@ class Unmatched(NamedTuple):
 
 
 class Source(NamedTuple):
-    """A leaf in a checkpoint: the folder and item it is in, its name there."""
+    """A leaf in a checkpoint: the folder and item it is in, its name there, which part of it."""
 
     folder: pathlib.Path
     item: str
     name: str
+    part: slice | int = slice(None)
+
+    def shape(self, tables: Mapping) -> tuple[int, ...]:
+        """Returns the shape of the part."""
+        whole = tables[self.folder, self.item][self.name].shape
+        if isinstance(self.part, int):
+            return whole[1:]
+        return whole if self.part == slice(None) else (whole[0] - 1, *whole[1:])
 
 
 def init_from(
@@ -42,7 +52,8 @@ def init_from(
 
     The other run may have other tasks and may train other parameters; where it keeps a moving
     average, that is taken. Step, key and optimizer of `state` stay. A layer that adapters wrap here
-    and not there takes what the bare layer has there.
+    and not there takes what the bare layer has there; the last of stacked blocks, which adapters
+    may set apart, takes its part of the stack.
 
     Args:
       folder: of the other run's checkpoints.
@@ -77,15 +88,34 @@ def _take(
     origin, tables = _sources(folder, step)
     mine = checkpoint.flat(state, ("trainable", FROZEN, "stats"))
     kept = [p for p in mine if any(re.fullmatch(pattern, bare(p)) for pattern in skip)]
-    names = {p: next((n for n in (bare(p), unwrapped(bare(p))) if n in origin), "") for p in mine}
-    taken = {p: origin[name] for p, name in names.items() if name and p not in kept}
+    stacked = not any(map(TAIL.search, origin))
+    apart = {_stack_of(p) for p in mine if stacked and TAIL.search(p)}
+    found = {p: _source_of(p, origin, apart) for p in mine if p not in kept}
+    taken = {p: source for p, source in found.items() if source}
     _check(folder, mine, taken, tables)
     state = checkpoint.filled(state, _read(mine, taken, tables))
     if state.ema:
         state = dataclasses.replace(state, ema=jax.tree.map(jnp.copy, state.trainable))
-    used = {names[p] for p in taken}
+    used = {source[:3] for source in taken.values()}
     missing = [bare(p) for p in mine if p not in taken]
-    return state, Unmatched(missing, [p for p in origin if p not in used])
+    return state, Unmatched(missing, [p for p, source in origin.items() if source[:3] not in used])
+
+
+def _stack_of(path: str) -> str:
+    """``trainable/backbone/tails/1/x`` -> ``backbone/segments/1/``."""
+    found = TAIL.search(path)
+    return bare(path[: found.start()]) + f"/segments/{found[1]}/"
+
+
+def _source_of(path: str, origin: Mapping[str, Source], apart: Collection[str]) -> Source | None:
+    """Returns where the leaf at `path` is; `apart` are the stacks whose last block is a tail."""
+    name, part = bare(path), slice(None)
+    if apart and TAIL.search(name):
+        name, part = TAIL.sub(r"/segments/\1/", name), -1
+    elif any(name.startswith(stack) for stack in apart):
+        part = slice(None, -1)
+    found = next((origin[n] for n in (name, unwrapped(name)) if n in origin), None)
+    return found and found._replace(part=part)
 
 
 def _sources(
@@ -109,7 +139,7 @@ def _check(
 ) -> None:
     if not taken:
         raise DataError(f"{folder} and this model have no path in common.")
-    shapes = {p: tables[source[:2]][source.name].shape for p, source in taken.items()}
+    shapes = {p: source.shape(tables) for p, source in taken.items()}
     wrong = [p for p, shape in shapes.items() if shape != mine[p].shape]
     if wrong:
         raise DataError(
@@ -125,13 +155,24 @@ def _read(
     """Returns ``{path here: array}``, in the dtypes and shardings here."""
     found = {}
     for place, table in tables.items():
-        here = {p: source.name for p, source in taken.items() if source[:2] == place}
+        here = {p: source for p, source in taken.items() if source[:2] == place}
         wanted = {
-            name: jax.ShapeDtypeStruct(
-                mine[p].shape, jnp.dtype(table[name].dtype), sharding=mine[p].sharding
+            source.name: jax.ShapeDtypeStruct(
+                table[source.name].shape,
+                jnp.dtype(table[source.name].dtype),
+                sharding=_placed(mine[p].sharding, source),
             )
-            for p, name in here.items()
+            for p, source in here.items()
         }
         leaves = archive.read(*place, wanted, table)
-        found |= {p: leaves[name].astype(mine[p].dtype) for p, name in here.items()}
+        for p, source in here.items():
+            leaf = leaves[source.name].astype(mine[p].dtype)
+            if source.part != slice(None):
+                leaf = jax.device_put(leaf[source.part], mine[p].sharding)
+            found[p] = leaf
     return found
+
+
+def _placed(sharding: NamedSharding, source: Source) -> NamedSharding:
+    """Returns where a leaf is read to: whole on every device if a part is taken of it."""
+    return sharding if source.part == slice(None) else NamedSharding(sharding.mesh, PartitionSpec())
