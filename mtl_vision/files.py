@@ -30,8 +30,9 @@ def read(path: pathlib.Path) -> Content:
     Args:
       path: ``.npz`` without pickles; ``.safetensors``; a torch file (``.pth``, ``.pth.tar``,
         ``.pt``, ``.bin``), which needs torch and is read with ``weights_only``, and of whose
-        entries ``model``, ``teacher`` or ``state_dict`` is taken if there; or the index of such
-        files in one folder, ``.json``, as Hugging Face splits large models.
+        entries ``model``, ``teacher`` or ``state_dict`` is taken if there; the index of such files
+        in one folder, ``.json``, as Hugging Face splits large models; or a folder with such a file
+        per rank, ``0.pth``, ``1.pth``, ..., whose arrays of one name are joined on the first axis.
 
     Returns: numbers of any dtype, bfloat16 among them, and metadata, which only safetensors have.
 
@@ -40,6 +41,8 @@ def read(path: pathlib.Path) -> Content:
         other than arrays of numbers, claiming more than it holds, or torch is missing.
     """
     readers = READERS | {".json": _index}
+    if path.is_dir():
+        return _ranks(path), {}
     if path.suffix not in readers:
         raise DataError(f"{path} is none of {', '.join(readers)}.")
     if not path.is_file():
@@ -60,6 +63,22 @@ def read(path: pathlib.Path) -> Content:
         reason = (str(e).splitlines() or [""])[0][:200].rstrip(".")
         reason = reason or type(e).__name__
         raise DataError(f"{path} is not a sound {path.suffix} file: {reason}.") from e
+
+
+def _ranks(path: pathlib.Path) -> Arrays:
+    files = {int(f.stem): f for f in path.iterdir() if f.stem.isdigit() and f.suffix in READERS}
+    if not files or sorted(files) != list(range(len(files))):
+        raise DataError(f"{path} is a folder without one file per rank: 0.pth, 1.pth, and so on.")
+    found: dict[str, list[np.ndarray]] = {}
+    for rank in sorted(files):
+        for name, array in read(files[rank])[0].items():
+            found.setdefault(name, []).append(array)
+    try:
+        return {
+            name: np.concatenate(parts) if parts[1:] else parts[0] for name, parts in found.items()
+        }
+    except ValueError as e:
+        raise DataError(f"{path}: arrays of its files do not join: {e}.") from e
 
 
 def _npz(path: pathlib.Path) -> Content:

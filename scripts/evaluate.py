@@ -5,11 +5,12 @@ r"""Evaluates a run, or weights in a file, and prints one table; writes final_me
   python scripts/evaluate.py --workdir runs/palora --front 11
   python scripts/evaluate.py --weights x.safetensors --workdir out [--config configs/y.py]
 
-A file is what scripts/export.py wrote, which holds its config, or a checkpoint of
-scale-lab/MTLoRA (.pth, .npz, .safetensors). Then the workdir is where the figures go, and must not
-be a run's. With --save_predictions the prediction of every image becomes a file, in the folders
-that the published evaluation tools read. With --front a run of PaLoRA is evaluated at so many
-preferences between its tasks; writes front.json and front.png.
+A file is what scripts/export.py wrote, which holds its config, or a released checkpoint (.pth,
+.npz, .safetensors) of MTLoRA, InvPT, TaskPrompter, MLoRE or M3ViT, the last also as a folder with a
+file per rank. Then the workdir is where the figures go, and must not be a run's. With
+--save_predictions the prediction of every image becomes a file, in the folders that the published
+evaluation tools read. With --front a run of PaLoRA is evaluated at so many preferences between its
+tasks; writes front.json and front.png.
 """
 
 import pathlib

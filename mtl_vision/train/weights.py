@@ -107,8 +107,9 @@ def load(path: pathlib.Path, state: TrainState, tasks: Sequence[str]) -> TrainSt
     Args:
       path: what `export` wrote, for a model with the same frozen parameters; or in any format of
         `files.read` a checkpoint, for one dataset, of scale-lab/MTLoRA with its hrnet heads, or
-        with an unscanned ViT of InvPT or TaskPrompter (prismformore/Multi-Task-Transformer) or of
-        MLoRE (YuqiYang213/MLoRE).
+        with an unscanned ViT of InvPT or TaskPrompter (prismformore/Multi-Task-Transformer), of
+        MLoRE (YuqiYang213/MLoRE), or of M3ViT (VITA-Group/M3ViT) with a gate per task or one for
+        all.
       state: of the model, at its start.
       tasks: their names, ``dataset/kind``, in the order of the model.
 

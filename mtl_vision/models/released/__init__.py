@@ -4,13 +4,14 @@ import re
 from collections.abc import Collection, Sequence
 
 from mtl_vision.models.convert import Rule
-from mtl_vision.models.released import invpt, mlore, mtlora, task_prompter
+from mtl_vision.models.released import invpt, m3vit, mlore, mtlora, task_prompter
 
 # A name that only files of a project have, and the function from kinds and dataset to their rules.
 FAMILIES = (
     (r"(module\.)?multi_task_decoder\.invpt\..*", invpt.checkpoint),
     (r"(module\.)?backbone\.MLoRE_1\..*", mlore.checkpoint),
     (r"(module\.)?backbone\.task_prompts", task_prompter.checkpoint),
+    (r"(module\.)?backbone\..*\.mlp\.experts\.htoh4\.weight", m3vit.checkpoint),
 )
 # Paths that a file may lack; they become zero.
 LACKING = f"{mtlora.LACKING}|{mlore.LACKING}"
