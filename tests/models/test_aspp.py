@@ -70,6 +70,34 @@ def test_aspp_is_five_branches_joined_and_drops_half_in_training():
     assert jnp.abs(dropped - actual).max() > 0.1
 
 
+def test_updecoder_doubles_three_times_with_kernels_and_twice_without():
+    decoder = make("updecoder", {"depth": 1, "sal": 2}, widths=(3, 4), width=5)
+    stages = dict(channels=(192, 384, 768, 768), strides=(8, 16, 32, 32))
+    published = mtl.abstract(lambda: make("updecoder", {"semseg": 21}, **stages))
+    assert mtl.parameter_table(published)[-1] == ("total", 183168 + 42944 + 21 * 291)
+    graphdef, state = nnx.split(decoder)
+
+    @jax.jit
+    def both(levels, state):
+        model = nnx.merge(graphdef, state)
+        head = model.heads["d"]["sal"]
+        narrow = [x @ conv.kernel[0, 0] for x, conv in zip(levels, head.downsample, strict=True)]
+        x = jnp.concatenate([narrow[0], resize(narrow[1], SIZES[0])], -1)
+        for layer in head.enlarge:
+            kernel = jnp.moveaxis(layer.kernel.reshape(-1, 2, 2, 5), 0, 2)
+            x = jax.nn.relu(convolution.conv_transpose(x, kernel, stride=2) / (1 + 1e-5) ** 0.5)
+        x = convolution.conv(x, head.predict.kernel[...], padding=1)
+        x = (x + head.predict.bias[None, None, None]) / (1 + 1e-5) ** 0.5
+        x = resize(resize(jax.nn.relu(x), (96, 128)), (192, 256))
+        return model(levels, None, dataset="d")["sal"], x
+
+    actual, expected = both(pyramid(2), state)
+    assert actual.shape == (2, 192, 256, 2)
+    np.testing.assert_allclose(actual, expected, atol=1e-5)
+    with pytest.raises(ConfigError, match="width=0 must be positive"):
+        make("updecoder", {"depth": 1}, widths=(3, 4), width=0)
+
+
 def test_linear_is_a_convolution_of_the_concatenated_levels():
     decoder, levels, streams = make("linear", {"normals": 3, "sal": 2}), pyramid(2), pyramid(2, 2)
     sizes = mtl.sizes(decoder)

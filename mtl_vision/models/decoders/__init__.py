@@ -11,6 +11,7 @@ from mtl_vision.models.decoders import (
     pup,
     task_expert,
     task_prompter,
+    updecoder,
 )
 
 DECODERS = {
@@ -24,4 +25,5 @@ DECODERS = {
     "pup": pup.pup,
     "task_expert": task_expert.task_expert,
     "task_prompter": task_prompter.task_prompter,
+    "updecoder": updecoder.updecoder,
 }

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from mtl_vision.errors import ConfigError
+from mtl_vision.models.decoders.joined import check_widths, joined, narrowing
 from mtl_vision.models.decoders.per_task import Outputs, PerTask
 from mtl_vision.models.layers import BatchNorm, Conv, Dtype, dropout, split
-from mtl_vision.models.resize import resize
 
 
 class ConvNorm(nnx.Module):
@@ -53,23 +53,20 @@ class ASPPHead(nnx.Module):
         dtype: Dtype = None,
         rngs: nnx.Rngs,
     ):
-        make, joined = dict(dtype=dtype, rngs=rngs), sum(widths)
-        pairs = zip(channels, widths, strict=True)
-        self.downsample = nnx.List([Conv(c, w, 1, bias=False, **make) for c, w in pairs])
-        self.point = ConvNorm(joined, width, 1, **make)
+        make, total = dict(dtype=dtype, rngs=rngs), sum(widths)
+        self.downsample = narrowing(channels, widths, **make)
+        self.point = ConvNorm(total, width, 1, **make)
         self.dilated = nnx.List(
-            [ConvNorm(joined, width, 3, dilation=dilation, **make) for dilation in dilations]
+            [ConvNorm(total, width, 3, dilation=dilation, **make) for dilation in dilations]
         )
-        self.pooled = ConvNorm(joined, width, 1, **make)
+        self.pooled = ConvNorm(total, width, 1, **make)
         self.join = ConvNorm((2 + len(dilations)) * width, width, 1, **make)
         self.mix = ConvNorm(width, width, 3, **make)
         self.predict = Conv(width, out, 1, **make)
         self.rate = rate
 
     def __call__(self, levels: Sequence[jax.Array], *, key: jax.Array | None = None) -> jax.Array:
-        size, keys = levels[0].shape[1:3], split(key, 2)
-        narrow = [conv(x) for conv, x in zip(self.downsample, levels, strict=True)]
-        x = jnp.concatenate([resize(x, size) for x in narrow], -1)
+        keys, x = split(key, 2), joined(self.downsample, levels)
         branches = [branch(x, key=keys[0]) for branch in (self.point, *self.dilated)]
         pooled = self.pooled(x.mean((1, 2), keepdims=True), key=keys[0])
         branches.append(jnp.broadcast_to(pooled, branches[0].shape))
@@ -111,15 +108,10 @@ def aspp(
         rate out of its range.
     """
     del strides
-    if len(widths) != len(channels):
+    check_widths(widths, channels)
+    if min(width, *dilations) < 1:
         raise ConfigError(
-            f"config.decoder.widths={widths} needs one entry for each of the backbone's "
-            f"{len(channels)} taps."
-        )
-    if min(*widths, width, *dilations) < 1:
-        raise ConfigError(
-            f"config.decoder: widths={widths}, width={width} and dilations={dilations} must be "
-            f"positive."
+            f"config.decoder: width={width} and dilations={dilations} must be positive."
         )
     if not 0 <= dropout < 1:
         raise ConfigError(f"config.decoder.dropout={dropout} must be at least 0 and below 1.")

@@ -3,13 +3,11 @@
 from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
-from mtl_vision.errors import ConfigError
+from mtl_vision.models.decoders.joined import check_widths, joined, narrowing
 from mtl_vision.models.decoders.per_task import Outputs, PerTask
 from mtl_vision.models.layers import BatchNorm, Conv, Dtype
-from mtl_vision.models.resize import resize
 
 
 class HRNetHead(nnx.Module):
@@ -29,22 +27,15 @@ class HRNetHead(nnx.Module):
         dtype: Dtype = None,
         rngs: nnx.Rngs,
     ):
-        joined = sum(widths)
-        self.downsample = nnx.List(
-            [
-                Conv(c, width, 1, bias=False, dtype=dtype, rngs=rngs)
-                for c, width in zip(channels, widths, strict=True)
-            ]
-        )
-        self.hidden = Conv(joined, 4 * joined, 1, dtype=dtype, rngs=rngs)
-        self.norm = BatchNorm(4 * joined, dtype=dtype)
-        self.predict = Conv(4 * joined, out, 1, dtype=dtype, rngs=rngs)
+        make, total = dict(dtype=dtype, rngs=rngs), sum(widths)
+        self.downsample = narrowing(channels, widths, **make)
+        self.hidden = Conv(total, 4 * total, 1, **make)
+        self.norm = BatchNorm(4 * total, dtype=dtype)
+        self.predict = Conv(4 * total, out, 1, **make)
 
     def __call__(self, levels: Sequence[jax.Array], *, key: jax.Array | None = None) -> jax.Array:
-        size = levels[0].shape[-3:-1]
-        narrow = [conv(x) for conv, x in zip(self.downsample, levels, strict=True)]
-        x = jnp.concatenate([resize(x, size) for x in narrow], -1)
-        return self.predict(jax.nn.relu(self.norm(self.hidden(x), key=key)))
+        x = self.hidden(joined(self.downsample, levels))
+        return self.predict(jax.nn.relu(self.norm(x, key=key)))
 
 
 def hrnet(
@@ -70,11 +61,7 @@ def hrnet(
       ConfigError: `widths` of another length than `channels`.
     """
     del strides
-    if len(widths) != len(channels):
-        raise ConfigError(
-            f"config.decoder.widths={tuple(widths)} needs one entry for each of the backbone's "
-            f"{len(channels)} taps."
-        )
+    check_widths(widths, channels)
     return PerTask(
         outputs, lambda out: HRNetHead(channels, out, widths=widths, dtype=dtype, rngs=rngs)
     )
