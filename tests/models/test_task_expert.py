@@ -11,6 +11,7 @@ from flax import nnx
 from mtl_vision import rules
 from mtl_vision.errors import ConfigError
 from mtl_vision.models import mtl
+from mtl_vision.models.backbones import vit
 from mtl_vision.models.decoders import DECODERS
 from mtl_vision.models.gates import spread
 
@@ -56,6 +57,20 @@ def test_presets_have_the_published_counts(preset):
         for backbone, other in zip(backbones, ("/nyud/", "/pascal/"), strict=True):
             found.append(backbone + sum(n for path, n in sizes.items() if other not in path))
     assert tuple(found) == COUNTS[preset]
+
+
+def test_the_tiny_preset_with_its_vit_has_the_count_of_the_design():
+    def small():
+        sizes = dict(channels=64, depth=4, heads=4, grid=(4, 4), rngs=nnx.Rngs(params=KEY))
+        backbone = vit.ViT(**sizes)
+        taps = dict(channels=backbone.channels, strides=backbone.strides)
+        return mtl.MultiTask(backbone, build({"pascal": PASCAL}, preset="tiny", **taps))
+
+    model = mtl.abstract(small)
+    assert sum(mtl.sizes(model).values()) == 703_986
+    image = jax.ShapeDtypeStruct((1, 64, 64, 3), "float32")
+    out = jax.eval_shape(lambda m, x: m(x, dataset="pascal"), model, image)
+    assert {k: y.shape for k, y in out.items()} == {k: (1, 64, 64, c) for k, c in PASCAL.items()}
 
 
 # Options, what feeds the decoder, and which parameters then have no gradient: what zeros meet.
