@@ -15,6 +15,7 @@ import pytest
 
 from mtl_vision import build, parallel, rules
 from mtl_vision.check import check
+from mtl_vision.errors import ConfigError
 from mtl_vision.models import mtl
 from mtl_vision.models.adapters import ADAPTERS
 from mtl_vision.models.decoders import DECODERS
@@ -43,6 +44,7 @@ DECODER_OPTIONS = {
     "invpt": dict(width=12, margin=4),
     "mlore": dict(width=8, ranks=(2, 3), task_rank=2, top=1, grid=(4, 4)),
     "task_expert": dict(width=8, experts=2, gate_width=4),
+    "updecoder": dict(widths=(4, 4, 4), width=4),
 }
 # By form, an adapter that gives it.
 FORMS = {"trunk": "none", "streams": "polyhistor", "both": "mtlora"}
@@ -146,6 +148,10 @@ def test_a_decoder_reads_every_form(wanted, decoder):
 @pytest.mark.parametrize("adapters, decoder, aggregator", steps())
 def test_a_step_traces(adapters, decoder, aggregator):
     cfg = config(*adapters, decoder=decoder, aggregator=aggregator)
+    if adapters == ("taps",) and aggregator != "sum" and build.heads_apart(cfg):
+        with pytest.raises(ConfigError, match="no parameter that trains is shared"):
+            traced(cfg)
+        cfg = config(*adapters, decoder=decoder)
     before, after, metrics = traced(cfg)
     before, after = (jax.tree.map(lambda x: (x.shape, x.dtype), s) for s in (before, after))
     assert before == after
