@@ -16,7 +16,7 @@ from mtl_vision.data.mixture import MIXTURES
 from mtl_vision.data.pipeline import Source
 from mtl_vision.data.transforms import Augment, eval_transform, train_transform
 from mtl_vision.models import adapters, mtl, pretrained
-from mtl_vision.models.adapters.preferences import schedule
+from mtl_vision.models.adapters.preferences import BALANCES, schedule
 from mtl_vision.models.backbones import BACKBONES
 from mtl_vision.models.decoders import DECODERS
 from mtl_vision.models.decoders.per_task import PerTask
@@ -92,11 +92,15 @@ def trainable(cfg: Config) -> rules.Rules[bool]:
 
 def preferences(cfg: Config) -> Callable[[jax.Array, jax.Array], jax.Array] | None:
     """Returns ``(key, step) -> preference [T]`` of PaLoRA's training; None without PaLoRA."""
-    for one in cfg.adapter:
-        if one.name == "palora":
-            own = {k: v for k, v in one.options.items() if k in ("draws", "concentration")}
-            return schedule(len(tasks(cfg)), cfg.run.steps, **own)
-    return None
+    if (options := palora(cfg)) is None:
+        return None
+    own = {k: v for k, v in options.items() if k in ("draws", "concentration")}
+    return schedule(len(tasks(cfg)), cfg.run.steps, **own)
+
+
+def palora(cfg: Config) -> dict[str, Any] | None:
+    """Returns the options of PaLoRA; None without it."""
+    return next((one.options for one in cfg.adapter if one.name == "palora"), None)
 
 
 def mesh(cfg: Config) -> jax.sharding.Mesh:
@@ -117,7 +121,10 @@ def sharding_rules(cfg: Config) -> Any:
 
 def methods(cfg: Config) -> Methods:
     """Returns what the config says of the tasks' gradients."""
-    return optim.methods(cfg.aggregator, cfg.weighting, cfg.sam, watch=cfg.run.conflicts_every)
+    options = palora(cfg)
+    balance = None if options is None else BALANCES[options.get("balance", "none")]
+    named = cfg.aggregator, cfg.weighting, cfg.sam
+    return optim.methods(*named, watch=cfg.run.conflicts_every, balance=balance)
 
 
 def tasks(cfg: Config) -> tuple[str, ...]:
@@ -208,6 +215,7 @@ def optimizer(cfg: Config, turn: optim.Turn | None = None) -> optax.GradientTran
         schedule(lr=lr, steps=cfg.run.steps, **cfg.schedule.options),
         first=first,
         weighting=weighting,
+        balance=None if made.plain else made.balance,
         tasks=names[turn.places] if turn else names,
         owners=owned,
         clip_norm=cfg.optim.clip_norm,

@@ -1,6 +1,6 @@
 """One optax chain: [aggregator -> losses of no task] -> clipping -> optimizer -> learning rate."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -10,6 +10,7 @@ import optax
 from mtl_vision import rules
 from mtl_vision.optim.contracts import LossWeighting
 from mtl_vision.optim.optimizers import NormState, clip
+from mtl_vision.optim.prefer import prefer
 from mtl_vision.optim.rows import NOBODY, Owners
 from mtl_vision.optim.schedules import Schedule
 from mtl_vision.optim.turns import Turn
@@ -69,6 +70,7 @@ def chain(
     *,
     first: optax.GradientTransformation | None = None,
     weighting: LossWeighting | None = None,
+    balance: Collection[str] | None = None,
     tasks: Sequence[str] = (),
     owners: Owners = NOBODY,
     clip_norm: float = 0.0,
@@ -84,8 +86,9 @@ def chain(
         hands on leaves of the parameters' shapes: `aggregate`, or `sam` or `task_sam` around it.
       weighting: one of `optim.LOSS_WEIGHTINGS`, called; it scales what `first` gets, so it needs
         one.
-      tasks: names of the tasks, for the weighting.
-      owners: of the leaves that are not shared, for the weighting.
+      balance: how tasks are balanced under a preference, see `prefer`; None without preferences.
+      tasks: names of the tasks, for the weighting and the preference.
+      owners: of the leaves that are not shared, for both.
       clip_norm: largest global norm of what `first` returns; 0 does not clip.
       lr_scale: (path regex, factor on the learning rate) rules, ``()`` for 1.
       turn: whose tasks `tasks` are, where they are not all of the run.
@@ -93,6 +96,8 @@ def chain(
     links = [] if first is None else [first, add_penalty()]
     links += [clip(clip_norm), optimizer, descend(schedule, lr_scale)]
     whole = optax.chain(*links)
+    if balance is not None:
+        whole = prefer(whole, tasks, owners, balance=balance)
     return weigh(weighting, whole, tasks, owners, turn=turn) if weighting else whole
 
 

@@ -1,7 +1,7 @@
 """All methods by name, and which per-task gradients each of them can live on."""
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -108,6 +108,7 @@ class Methods(NamedTuple):
     weighting: from `LOSS_WEIGHTINGS`, called; None for equal weights.
     sam: name in `SAMS`.
     sam_options: keyword arguments of that entry.
+    balance: how tasks are balanced under a preference, see `prefer`; None without preferences.
     need: what the method lives on: ``losses`` (one joint backward pass), ``gram`` (any strategy),
       ``rows`` (per-task gradients that are held) or ``cross`` (those of two halves of the batch).
     """
@@ -117,25 +118,35 @@ class Methods(NamedTuple):
     weighting: LossWeighting | None
     sam: str
     sam_options: Mapping[str, Any]
+    balance: Collection[str] | None
     need: str
 
     @property
     def plain(self) -> bool:
         """Whether it all amounts to the gradient of the sum of the losses."""
         idle = self.weighting is None and self.sam == "none" and not self.options
+        idle = idle and not self.balance
         return idle and self.need == "losses" and self.method.update is TOTAL.update
 
 
 TOTAL = WEIGHTINGS["sum"]()
 
 
-def methods(aggregator: Named, weighting: Named, sam: Named, *, watch: int = 0) -> Methods:
+def methods(
+    aggregator: Named,
+    weighting: Named,
+    sam: Named,
+    *,
+    watch: int = 0,
+    balance: Collection[str] | None = None,
+) -> Methods:
     """Makes the methods that a config names.
 
     Args:
       aggregator, weighting, sam: anything with a `name` and `options`, of an entry of
         `AGGREGATORS` (with options of `merge` too), `LOSS_WEIGHTINGS`, `SAMS`.
       watch: updates between two looks at the Gramian, 0 for never.
+      balance: see `Methods`.
 
     Raises:
       ConfigError: an option out of range.
@@ -148,10 +159,11 @@ def methods(aggregator: Named, weighting: Named, sam: Named, *, watch: int = 0) 
     if isinstance(method, Aggregator) or options.get("groups") or "skip" in options.values():
         need = "rows"
     else:
-        need = "gram" if method.needs == "losses" and watch else method.needs
+        looks = watch or "gradients" in (balance or ())
+        need = "gram" if method.needs == "losses" and looks else method.needs
     made = LOSS_WEIGHTINGS[weighting.name](**weighting.options)
     made = None if weighting.name == "equal" else made
-    return Methods(method, options, made, sam.name, sam.options, need)
+    return Methods(method, options, made, sam.name, sam.options, balance, need)
 
 
 def try_out(made: Methods, tasks: int) -> None:

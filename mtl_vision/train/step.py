@@ -150,7 +150,8 @@ def train_step(
       average: ``(ema, params, updates done) -> ema``, see `optim.averaging`.
       accumulate: micro-batches; see `gradients.accumulated`.
       prefer: ``(key, step) -> preference [T]``, which the model reads in this step and the losses
-        are weighted by; see `train.preferences`.
+        are weighted by; see `train.preferences`. Where `gradients` are not plain, it is `tx` that
+        weighs, by the extra argument `preference`; see `optim.prefer`.
       cut: how a batch becomes parts; `parts_of`, or `canvas.parts_of`.
       turn: whose it is, where a step sees one dataset of several.
 
@@ -160,11 +161,13 @@ def train_step(
     """
     key = jax.random.fold_in(state.key, state.step)
     names = [t.name for group in groups.values() for t in group]
-    before = state.stats
+    before, asked, preference = state.stats, groups, None
     if prefer:
         preference = prefer(drawn(key), state.step)
-        groups, before = preferred(groups, preference), placed(before, preference)
-    made = partial(cut, graphdef=graphdef, frozen=state.frozen, groups=groups)
+        asked, before = preferred(groups, preference), placed(before, preference)
+    # Without links for the tasks, the preference is in the losses.
+    summed = asked if gradients is PLAIN else groups
+    made = partial(cut, graphdef=graphdef, frozen=state.frozen, groups=summed)
 
     def run(strategy: Callable[..., Any], params: Tree) -> Any:
         return strategy(made, params, before, batch, key, accumulate)
@@ -180,13 +183,15 @@ def train_step(
         state.opt,
         state.trainable,
         losses=weighted,
+        preference=preference,
         penalty=run(PENALTIES, state.trainable)[0] if apart else None,
         loss_fn=loss_fn,
         grad_fn=lambda params: run(again or gradients, params)[0],
         task_grad_fn=lambda t, params: run(partial(task_gradient, task=names[t]), params),
     )
     metrics = {f"loss/{name}": v for name, v in values.items()}
-    metrics |= {"loss/total": weighted.sum() + penalty(values), "lr": optim.learning_rate(opt)}
+    total = weighted_losses(asked, values).sum() + penalty(values)
+    metrics |= {"loss/total": total, "lr": optim.learning_rate(opt)}
     metrics |= {"norm/gradient": optim.gradient_norm(opt), "norm/update": optim.norm(updates)}
     checked = jnp.stack([metrics[k] for k in ("loss/total", "norm/gradient", "norm/update")])
     metrics["finite"] = jnp.isfinite(checked).all()

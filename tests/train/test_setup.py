@@ -13,6 +13,7 @@ CASES = {
     "features": dict(per_task="features", aggregator="aligned_mtl"),
     "halves": dict(per_task="scan", aggregator="sdmgrad"),
     "all": dict(per_task="passes", aggregator="graddrop", weighting="famo", sam="sam"),
+    "balanced": dict(palora=dict(balance="both", alignment=0.1)),
 }
 
 
@@ -20,6 +21,8 @@ def config(**chosen):
     values = tiny.values(data__batch=2)
     for name, kinds in (("synth_pascal", ("sal",)), ("synth_nyud", ("depth", "edge"))):
         values["data"][name]["tasks"] = kinds
+    if options := chosen.pop("palora", None):
+        values["adapter"] = {"name": "palora", **options}
     for field, value in chosen.items():
         values["optim"][field] = {"name": value} if isinstance(value, str) else value
     if "per_task" in chosen:
@@ -38,6 +41,7 @@ def test_the_step_of_a_config_traces(case, monkeypatch):
     before = jax.tree.map(lambda x: (x.shape, x.dtype), start.state)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), state) == before
     assert metrics["tasks/gram"].shape == (3, 3)
+    assert ("loss/synth_nyud/penalty" in metrics) == (case == "balanced")
 
 
 @pytest.mark.parametrize(

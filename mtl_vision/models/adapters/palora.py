@@ -14,15 +14,15 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from mtl_vision.errors import ConfigError, lookup
 from mtl_vision.models.adapters.inject import edit_blocks, merged, name_tasks, widths, wrap
 from mtl_vision.models.adapters.low_rank import check_rank
 from mtl_vision.models.adapters.options import Numbers, per_stage
-from mtl_vision.models.adapters.preferences import check_draws
+from mtl_vision.models.adapters.preferences import BALANCES, check_draws
 from mtl_vision.models.adapters.streams import copy, task_axis
-from mtl_vision.models.layers import AdapterParam, Dtype, compute_type, torch_uniform
+from mtl_vision.models.layers import AdapterParam, Dtype, Penalty, compute_type, torch_uniform
 
 SITES = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
-WINDOW = 25  # steps over which losses are balanced
 
 
 class Preference(nnx.Variable):
@@ -82,12 +82,17 @@ class Preferences(nnx.Module):
     Args:
       tasks: T; the preference starts at the centre.
       before: what was in the slot.
+      alignment: weight of the penalty on the `alignment` of the tasks' matrices.
     """
 
-    def __init__(self, tasks: int, before: nnx.Module):
+    def __init__(self, tasks: int, before: nnx.Module, *, alignment: float):
         self.preference, self.before = Preference(jnp.full(tasks, 1 / tasks)), before
+        self.penalty = Penalty(jnp.zeros((), jnp.float32)) if alignment else None
+        self.weight = alignment
 
     def __call__(self, backbone: Any, *, key: jax.Array | None = None) -> Any:
+        if self.penalty is not None:
+            self.penalty[...] = self.weight * alignment(backbone)
         return weighted(self.before(backbone), self.preference[...])
 
 
@@ -127,6 +132,8 @@ def palora(
     alpha: Numbers = 1.0,
     draws: str = "dirichlet",
     concentration: float = 1.0,
+    balance: str = "none",
+    alignment: float = 0.0,
     dtype: Dtype = None,
     rngs: nnx.Rngs,
 ) -> Any:
@@ -142,17 +149,27 @@ def palora(
       rank: R, of every task.
       alpha: the factor is alpha / R.
       draws, concentration: how a step draws its preference, see `preferences.schedule`.
+      balance: what the losses are balanced by: ``none``; ``losses``, each times 1 less its share of
+        the last 25; ``gradients``, each over the norm of its gradient; or ``both``. See
+        `optim.prefer`.
+      alignment: weight of a penalty, added in the pass of every dataset, that keeps the matrices
+        of the tasks apart: see `alignment`.
       dtype: compute type.
       rngs: of the parameters.
 
     Returns: the backbone.
 
     Raises:
-      ConfigError: numbers that do not fit stages or layers.
+      ConfigError: an unknown choice, or numbers that do not fit stages, layers or tasks.
     """
     name_tasks(backbone, tasks)
     count, stages = len(backbone.tasks), len(backbone.channels)
     check_draws(count, draws, concentration)
+    lookup(BALANCES, balance, "adapter.balance")
+    if alignment < 0 or (alignment and count < 2):
+        raise ConfigError(
+            f"config.adapter.alignment={alignment} must be at least 0, and 0 for one task."
+        )
     ranks, alphas = per_stage(rank, stages, "rank"), per_stage(alpha, stages, "alpha")
 
     def edit(block, place, rngs):
@@ -161,26 +178,8 @@ def palora(
             wrap(block, site, lambda x: PaLoRALinear(x, count, **made))
 
     edit_blocks(backbone, edit, rngs=rngs)
-    backbone.generate = Preferences(count, backbone.generate)
+    backbone.generate = Preferences(count, backbone.generate, alignment=alignment)
     return backbone
-
-
-def balance_losses(history: jax.Array) -> jax.Array:
-    """Returns weights ``1 - |m_t| / sum |m|`` by the means of the last losses, ``[T]``.
-
-    Args:
-      history: ``[steps, T]``; the weights are 1 until there are 25 steps.
-    """
-    steps, T = history.shape
-    if steps < WINDOW:
-        return jnp.ones(T)
-    means = jnp.abs(history[-WINDOW:].mean(0))
-    return 1 - means / means.sum()
-
-
-def balance_gradients(norms: jax.Array) -> jax.Array:
-    """Returns weights ``1 / (|g_t| + 1e-3)`` by the norms of the shared gradients, ``[T]``."""
-    return 1 / (jax.lax.stop_gradient(norms) + 1e-3)
 
 
 def alignment(backbone: Any) -> jax.Array:

@@ -12,6 +12,13 @@ import numpy as np
 from mtl_vision.errors import ConfigError, lookup
 
 DRAWS = ("dirichlet", "narrowing", "spread")
+# What the losses of tasks are divided by or reduced with, see `optim.prefer`.
+BALANCES = {
+    "none": (),
+    "losses": ("losses",),
+    "gradients": ("gradients",),
+    "both": ("losses", "gradients"),
+}
 POINTS = 11  # of the grid of two tasks that "spread" draws from; of three 10
 
 
