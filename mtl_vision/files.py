@@ -119,7 +119,8 @@ def _npy(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
         if min(shape, default=0) < 0 or file.tell() + size != member.file_size:
             raise ValueError(f"{name} claims the shape {shape}, which is not what is there")
         data = file.read(size)
-    return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
+    array = np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
+    return array.astype(dtype.newbyteorder("="), copy=False)
 
 
 def _number(name: str, dtype: np.dtype) -> np.dtype:

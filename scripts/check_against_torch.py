@@ -5,8 +5,10 @@ r"""Compares backbones here with transformers and timm, weights passing through 
 
 Every model is small, has random weights and an odd size, computes in float64, is saved the way its
 library saves, and is loaded here from the file. Printed is the largest difference of a feature, as
-a part of its largest value, over all blocks. transformers resizes positions of DINOv2 in float32
-and makes angles of DINOv3 in float32.
+a part of its largest value, over all blocks. Then our weights go back, under the names that
+scripts/export.py gives them, into a new model whose parameters are NaN: every name must be one of
+its own, and its features must be what they were. transformers resizes positions of DINOv2 in
+float32 and makes angles of DINOv3 in float32.
 """
 
 import importlib
@@ -308,8 +310,10 @@ def states(vit: Any, image: Any) -> dict[str, Any]:
     return out | {"normed": vit.norm(x)}
 
 
-def ours(path: pathlib.Path, backbone: dict[str, Any], image: np.ndarray) -> tuple[str, Features]:
-    """Returns the format of a file, and the features of our backbone with what is in it."""
+def ours(
+    path: pathlib.Path, backbone: dict[str, Any], image: np.ndarray
+) -> tuple[str, Any, Features]:
+    """Returns the format of a file, our parameters of it, and the features that they give."""
     import jax
     import jax.numpy as jnp
     from flax import nnx
@@ -332,29 +336,59 @@ def ours(path: pathlib.Path, backbone: dict[str, Any], image: np.ndarray) -> tup
             return {f"map{i}": x[0] for i, x in enumerate(made(image))}
         return states(made, image)
 
-    tree = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), tree)
-    found = jax.jit(run)(tree, jnp.asarray(image.transpose(0, 2, 3, 1)))
-    return pretrained.recognise(arrays), found
+    wide = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), tree)
+    found = jax.jit(run)(wide, jnp.asarray(image.transpose(0, 2, 3, 1)))
+    return pretrained.recognise(arrays), tree, found
 
 
-def compare(name: str, case: Case) -> tuple[str, int, float]:
-    """Returns the format, how many features were compared, and the largest difference."""
+def given_back(model: Any, tree: Any, library: str) -> Any:
+    """Loads our parameters into a model of a library, in which all others become NaN.
+
+    Raises:
+      DataError: one has a name that the model does not know.
+    """
+    import torch
+
+    from mtl_vision.errors import DataError
+    from mtl_vision.models import exported
+
+    _, arrays = exported.export(tree, library)
+    for x in model.parameters():
+        x.data = torch.full_like(x, torch.nan)
+    known = model.state_dict()
+    prefix = next(p for p in ("", "vision_model.") if p + next(iter(arrays)) in known)
+    weights = {prefix + name: torch.from_numpy(x.copy()) for name, x in arrays.items()}
+    strange = model.load_state_dict(weights, strict=False).unexpected_keys
+    if strange:
+        raise DataError(f"{library} does not know {', '.join(strange)}.")
+    return model.eval()
+
+
+def difference(expected: Mapping[str, Any], found: Mapping[str, Any]) -> float:
+    """Returns the largest difference of a feature, as a part of its largest value."""
+    errors = []
+    for name, x in expected.items():
+        x = np.asarray(x)
+        y = np.asarray(found[name]).reshape(x.shape)
+        errors.append(np.abs(x - y).max() / np.abs(x).max())
+    return float(np.max(errors))  # NaN, if one is
+
+
+def compare(name: str, case: Case) -> tuple[str, int, float, float]:
+    """Returns the format, how many features were compared, and their differences: here, back."""
     import torch
 
     torch.manual_seed(SEED.value)
     image = np.random.default_rng(SEED.value).normal(size=(2, 3, *case.size))
     model = shaken(case.make(), SEED.value)
     with tempfile.TemporaryDirectory() as folder:
-        path = saved(model, pathlib.Path(folder))
-        key, found = ours(path, case.backbone, image)
+        key, tree, found = ours(saved(model, pathlib.Path(folder)), case.backbone, image)
+    again = given_back(case.make(), tree, "timm" if "timm" in name else "hf")
     with torch.no_grad():
-        expected = case.features(model.double(), torch.from_numpy(image))
-    errors = []
-    for what, x in expected.items():
-        x = np.asarray(x)
-        y = np.asarray(found[what]).reshape(x.shape)
-        errors.append(np.abs(x - y).max() / np.abs(x).max())
-    return key, len(errors), max(errors)
+        expected, back = (
+            case.features(m.double(), torch.from_numpy(image)) for m in (model, again)
+        )
+    return key, len(expected), difference(expected, found), difference(expected, back)
 
 
 def main() -> None:
@@ -364,9 +398,9 @@ def main() -> None:
     chosen = {n: c for n, c in CASES.items() if not ONLY.value or n.startswith(tuple(ONLY.value))}
     apart = []
     for name, case in chosen.items():
-        key, count, error = compare(name, case)
-        print(f"{name:30s} {key:26s} {count:2d} features  {error:.1e}", flush=True)
-        apart += [name] if error > case.tolerance else []
+        key, count, error, back = compare(name, case)
+        print(f"{name:30s} {key:26s} {count:2d} features  {error:.1e}  back {back:.1e}", flush=True)
+        apart += [] if error <= case.tolerance and back == 0 else [name]
     if apart:
         cli.fail(f"not equal: {', '.join(apart)}")
 

@@ -70,6 +70,23 @@ def test_arrays_that_do_not_fit_are_all_named(tmp_path):
     assert missing and all(f"trainable/{p} is missing" in str(e.value) for p in missing)
 
 
+def test_arrays_of_another_kind_are_all_named(tmp_path):
+    state, file = start(), tmp_path / "x.safetensors"
+    weights.export(file, state, {})
+    arrays = load_file(file)
+    first, second, third = list(arrays)[:3]
+    arrays[first] = arrays[first].astype(np.int32)
+    arrays[second] = np.full_like(arrays[second], np.nan)
+    arrays[third] = arrays[third][None]
+    with safe_open(file, "numpy") as f:
+        metadata = f.metadata()
+    save_file({k: np.ascontiguousarray(x) for k, x in arrays.items()}, file, metadata=metadata)
+    with pytest.raises(DataError) as e:
+        weights.load(file, state, TASKS)
+    for text in (f"{first} is int32", f"{second} is not finite", f"{third} is ("):
+        assert text in str(e.value)
+
+
 @pytest.mark.parametrize(
     "changes",
     [
