@@ -107,7 +107,8 @@ class Album:
           about: where all is from, for whoever reads the list.
         """
         if self.rows:
-            save_picture(self.out / SHEET, contact.sheet(self.rows, title))
+            shown = title if len(self.sections) <= SHOWN else f"{title}, the first {SHOWN}"
+            save_picture(self.out / SHEET, contact.sheet(self.rows, shown))
         with whole(self.out / PAGE) as file:
             file.write_text(page.page(self.sections, title))
         content = {
