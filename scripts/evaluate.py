@@ -35,7 +35,8 @@ def main() -> None:
     from mtl_vision import fronts
     from mtl_vision.check import check
     from mtl_vision.errors import ConfigError
-    from mtl_vision.evaluate import evaluate_file, evaluate_run, report
+    from mtl_vision.evaluate import evaluate_file, evaluate_run
+    from mtl_vision.results import report
     from mtl_vision.train import folder, weights
 
     workdir, save = pathlib.Path(WORKDIR.value), SAVE.value and pathlib.Path(SAVE.value)

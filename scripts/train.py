@@ -21,7 +21,7 @@ def main() -> None:
     values = cli.config_value(CONFIG)
     # Imported late: a mistyped option answers at once.
     from mtl_vision.check import check
-    from mtl_vision.evaluate import report
+    from mtl_vision.results import report
     from mtl_vision.train import folder, loop, plan
 
     cfg = check(values)

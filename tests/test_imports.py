@@ -30,6 +30,7 @@ BELOW = {
     "build": {"errors", "config", "data", "models", "optim", "parallel", "rules", "tasks"},
     "train": None,
     "evaluate": None,
+    "results": None,
     "predictions": {"errors"},
     "fronts": None,
     "predict": None,

@@ -12,8 +12,9 @@ from mtl_vision import build, parallel
 from mtl_vision.config import Config
 from mtl_vision.data.pipeline import to_device
 from mtl_vision.errors import ConfigError, RunError
-from mtl_vision.evaluate import Evaluator, write_result
+from mtl_vision.evaluate import Evaluator
 from mtl_vision.optim.conflict import broken, cosines, figures
+from mtl_vision.results import write_result
 from mtl_vision.train import setup
 from mtl_vision.train.log import Log, Progress
 from mtl_vision.train.step import best_params

@@ -12,9 +12,10 @@ from PIL import Image
 from mtl_vision import build, metrics, parallel, rules
 from mtl_vision.check import check
 from mtl_vision.errors import ConfigError, DataError, RunError
-from mtl_vision.evaluate import evaluate_run, report
+from mtl_vision.evaluate import evaluate_run
 from mtl_vision.predict import predict
 from mtl_vision.report import runs
+from mtl_vision.results import report
 from mtl_vision.train import folder, loop, setup
 from tests import tiny
 
