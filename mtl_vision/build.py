@@ -2,10 +2,11 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 from flax import nnx
 
@@ -41,15 +42,17 @@ def groups(cfg: Config) -> Groups:
     return found
 
 
-def bare_backbone(cfg: Config) -> Callable[[], nnx.Module]:
-    """Returns a function that makes the backbone without adapters, its blocks not stacked."""
+def pretrained_weights(cfg: Config, arrays: Mapping[str, np.ndarray]) -> Any:
+    """Converts a file of weights to the parameters of the backbone without adapters, unscanned.
+
+    Raises:
+      DataError: see `pretrained.load`.
+    """
     options = {k: v for k, v in cfg.backbone.options.items() if k != "scan"}
-
-    def make() -> nnx.Module:
-        rngs = Keys(params=jax.random.key(cfg.seed))
-        return BACKBONES[cfg.backbone.name](**options, dtype=cfg.dtype, rngs=rngs)
-
-    return make
+    bare = mtl.abstract(lambda: BACKBONES[cfg.backbone.name](**options, rngs=nnx.Rngs(0)))
+    targets = nnx.to_pure_dict(nnx.state(bare, nnx.Param))
+    resize = getattr(bare, "position_resize", "bicubic")
+    return pretrained.load(arrays, targets, position_resize=resize)
 
 
 def model(cfg: Config, weights: Any = None) -> Callable[[], nnx.Module]:
@@ -57,7 +60,7 @@ def model(cfg: Config, weights: Any = None) -> Callable[[], nnx.Module]:
 
     Args:
       cfg: the config.
-      weights: parameters of `bare_backbone`, which its own become before adapters are added.
+      weights: of `pretrained_weights`, for the backbone before adapters are added.
     """
     outputs = {
         name: {task.kind: task.channels for task in group} for name, group in groups(cfg).items()

@@ -6,6 +6,7 @@ whole or not at all, and costs memory in proportion to its size.
 
 import json
 import math
+import os
 import pathlib
 import pickle
 import zipfile
@@ -198,3 +199,27 @@ def _index(path: pathlib.Path) -> Content:
             raise ValueError(f"{name} and the index do not agree about {differ[0]}")
         arrays |= part
     return arrays, {}
+
+
+def write(path: pathlib.Path, arrays: Arrays, metadata: Mapping[str, str]) -> None:
+    """Writes arrays by name: whole, or not at all.
+
+    Args:
+      path: ``.safetensors``, or ``.npz``, which has no metadata.
+      arrays: numbers.
+      metadata: of strings.
+
+    Raises:
+      DataError: another ending.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{path.suffix}")
+    if path.suffix == ".npz":
+        np.savez(temporary, **arrays)
+    elif path.suffix == ".safetensors":
+        from safetensors.numpy import save_file
+
+        whole = {name: np.ascontiguousarray(x) for name, x in arrays.items()}
+        save_file(whole, temporary, metadata=dict(metadata))
+    else:
+        raise DataError(f"{path} does not end in .safetensors or .npz.")
+    temporary.replace(path)

@@ -188,11 +188,14 @@ def _backwards(rule):
 
 
 def _report(unused, missing, faults):
+    if len(faults) > 5:  # a model of another size
+        faults = [*faults[:5], f"and {len(faults) - 5} more"]
     listed = [
         f"{len(names)} {what} ({', '.join(names)})"
-        for names, what in ((unused, "arrays unused"), (missing, "missing"), (faults, "unfit"))
+        for names, what in ((unused, "arrays unused"), (missing, "missing"))
         if names
     ]
+    listed += [f"unfit: {', '.join(faults)}"] if faults else []
     if listed:
         raise DataError(f"The weights do not fit the model: {'; '.join(listed)}.")
 

@@ -8,13 +8,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 
 from mtl_vision import build, files, optim, rules
 from mtl_vision.config import Config
 from mtl_vision.data.mixture import MixedCanvas
 from mtl_vision.errors import ConfigError, DataError
-from mtl_vision.models import mtl, pretrained
+from mtl_vision.models import mtl
 from mtl_vision.models.adapters.ditask import factorize
 from mtl_vision.optim.methods import HELD
 from mtl_vision.train import canvas, checkpoint
@@ -168,11 +167,8 @@ def pretrained_state(cfg: Config, made: Start) -> TrainState:
       DataError: it cannot be read, its format is not recognised, or it does not fit the backbone.
     """
     arrays, _ = files.read(pathlib.Path(cfg.weights))
-    bare = mtl.abstract(build.bare_backbone(cfg))
-    targets = nnx.to_pure_dict(nnx.state(bare, nnx.Param))
-    resize = getattr(bare, "position_resize", "bicubic")
     try:
-        tree = pretrained.load(arrays, targets, position_resize=resize)
+        tree = build.pretrained_weights(cfg, arrays)
     except DataError as e:
         raise DataError(f"config.backbone.weights={cfg.weights}: {e}") from e
     return with_model(made, made.state, build.model(cfg, tree)())

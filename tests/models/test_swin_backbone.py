@@ -150,6 +150,35 @@ def test_remat_changes_neither_value_nor_gradient():
             np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3)
 
 
+def test_scanned_pairs_equal_unrolled_blocks_with_gradient():
+    fields = dict(embed=4, depths=(5,), heads=(1,), window=2, remat="block", drop_path=0.3)
+
+    def trace(scan):
+        graphdef, state = nnx.split(build(scan=scan, **fields))
+
+        def value(state, key):
+            taps = nnx.merge(graphdef, state)(image(8, 16), key=key)
+            return sum(jnp.square(x).sum() for x in taps)
+
+        return jax.jit(jax.value_and_grad(value)), nnx.to_pure_dict(state)
+
+    (plain, state), (scanned, same) = trace(False), trace(True)
+    assert jax.tree.map(jnp.shape, same) == jax.tree.map(jnp.shape, state)
+    assert "scan" in str(jax.make_jaxpr(scanned)(state, KEY))
+    pairs = zip(*(jax.tree.leaves(f(state, KEY)) for f in (scanned, plain)), strict=True)
+    for a, b in pairs:
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3)
+
+
+def test_a_scan_leaves_out_blocks_that_open_streams():
+    plain, scanned = build(depths=(6,), heads=(1,)), build(depths=(6,), heads=(1,), scan=True)
+    for model in (plain, scanned):
+        block = model.stages[0].blocks[1]
+        block.mlp.fc2 = Widen(block.mlp.fc2, lambda _: None)
+    for a, b in zip(run(scanned, image()), run(plain, image()), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
 def test_bfloat16_is_close_to_float32():
     pair = run(build(), image()), run(build(dtype="bfloat16"), image())
     for exact, short in zip(*pair, strict=True):

@@ -1,10 +1,16 @@
 """From fields of a config to a step that traces: every way to take per-task gradients."""
 
 import jax
+import numpy as np
 import pytest
+from flax import nnx
 
+from mtl_vision import build, files
 from mtl_vision.check import check
 from mtl_vision.errors import ConfigError
+from mtl_vision.models.backbones import BACKBONES
+from mtl_vision.models.convert import invert
+from mtl_vision.models.pretrained import FORMATS
 from mtl_vision.train import plan, setup
 from tests import tiny
 
@@ -62,3 +68,18 @@ def test_the_step_of_a_config_traces(case, monkeypatch):
 def test_what_does_not_go_together_is_said_before_anything_is_built(chosen, text):
     with pytest.raises(ConfigError, match=text):
         config(**chosen)
+
+
+def test_pretrained_weights_are_there_before_adapters_are_made(tmp_path):
+    first = dict(name="vit", channels=8, depth=2, heads=2, patch=8, grid=(2, 2), taps=(1, 2))
+    model = BACKBONES["vit"](**{k: v for k, v in first.items() if k != "name"}, rngs=nnx.Rngs(5))
+    tree = nnx.to_pure_dict(nnx.state(model))
+    file = tmp_path / "vit.safetensors"
+    files.write(file, invert(tree, FORMATS["vit_timm"].rules), {})
+    values = tiny.values(adapter=dict(name="ditask"), backbone=first | dict(scan=True))
+    values["backbone"]["weights"] = str(file)
+    cfg = check(values)
+    found = build.model(cfg, build.pretrained_weights(cfg, files.read(file)[0]))().backbone
+    image = jax.random.normal(jax.random.key(0), (1, 24, 16, 3))
+    for a, b in zip(found(image), model(image), strict=True):
+        np.testing.assert_allclose(a[:1], b, rtol=1e-5, atol=1e-6)

@@ -17,6 +17,7 @@ from mtl_vision.models.blocks import REMAT, Block, Mlp, PatchEmbed, drop_rates, 
 from mtl_vision.models.convolution import pad_to
 from mtl_vision.models.layers import NORMAL, Dtype, Identity, LayerNorm, Linear, split
 from mtl_vision.models.resize import resize
+from mtl_vision.models.scan import scan_pairs
 from mtl_vision.models.windows import WindowAttention
 
 MAP_RULES = {"microsoft": True, "transformers": False}  # does the window shrink to the map?
@@ -49,6 +50,7 @@ class Stage(nnx.Module):
         shrink: bool,
         mlp_ratio: float,
         merge: bool,
+        scan: bool,
         remat: str,
         dtype: Dtype,
         rngs: nnx.Rngs,
@@ -63,10 +65,11 @@ class Stage(nnx.Module):
 
         self.blocks = nnx.List([block(i) for i in range(len(rates))])
         self.merging = PatchMerging(channels, dtype=dtype, rngs=rngs) if merge else Identity()
-        self.rates, self.remat = rates, remat
+        self.rates, self.scan, self.remat = rates, scan, remat
 
     def __call__(self, x: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
-        return run_blocks(self.blocks, x, rates=self.rates, remat=self.remat, key=key)
+        run = scan_pairs if self.scan else run_blocks
+        return run(list(self.blocks), x, rates=self.rates, remat=self.remat, key=key)
 
 
 class Swin(nnx.Module):
@@ -84,6 +87,7 @@ class Swin(nnx.Module):
       map_rule: a key of `MAP_RULES`.
       taps: ``merged``, after the stage's patch merging as MTLoRA reads it, or ``stage``, before.
       out_norm: whether every tap gets a LayerNorm of its own.
+      scan: whether blocks that repeat two by two are scanned; see `scan.scan_pairs`.
       remat: a key of `blocks.REMAT`.
       dtype: compute type.
 
@@ -108,6 +112,7 @@ class Swin(nnx.Module):
         map_rule: str = "microsoft",
         taps: str = "merged",
         out_norm: bool = False,
+        scan: bool = False,
         remat: str = "none",
         dtype: Dtype = None,
         rngs: nnx.Rngs,
@@ -137,6 +142,7 @@ class Swin(nnx.Module):
                 shrink=shrink,
                 mlp_ratio=mlp_ratio,
                 merge=i < last,
+                scan=scan,
                 remat=remat,
                 dtype=dtype,
                 rngs=rngs,
