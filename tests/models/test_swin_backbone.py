@@ -14,7 +14,6 @@ from mtl_vision.models.layers import attend
 
 KEY = jax.random.key(0)
 TINY = dict(embed=8, depths=(2, 1), heads=(1, 2), window=4)
-COUNTS = {"swin_t": 27517818, "swin_s": 48835722, "swin_b": 86741176, "swin_l": 194992404}
 
 
 def build(**fields):
@@ -29,12 +28,6 @@ def run(model, x, key=None):
     """Compiled: one small program instead of many."""
     graphdef, state = nnx.split(model)
     return jax.jit(lambda state: nnx.merge(graphdef, state)(x, key=key))(state)
-
-
-@pytest.mark.parametrize("name", COUNTS)
-def test_published_sizes_have_the_published_counts(name):
-    model = mtl.abstract(lambda: BACKBONES[name](rngs=nnx.Rngs(params=KEY)))
-    assert mtl.parameter_table(model)[-1] == ("total", COUNTS[name])
 
 
 @pytest.mark.parametrize("rule", swin.MAP_RULES)
