@@ -75,6 +75,12 @@ def size(path: pathlib.Path) -> int:
     return path.stat().st_size
 
 
+def modified(path: pathlib.Path) -> int:
+    """When `path`, or any file of the folder, was last changed, in nanoseconds."""
+    files = (file for _, file in _walk(path, DEPTH)) if path.is_dir() else (path,)
+    return max((os.stat(file).st_mtime_ns for file in files), default=0)
+
+
 class _Tracked:
     """A file that says how far it was read."""
 

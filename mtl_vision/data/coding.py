@@ -11,7 +11,7 @@ import struct
 import cv2
 import numpy as np
 
-from mtl_vision.data.sources import png
+from mtl_vision.data import png
 
 _CODES = 2 * np.arange(256, dtype=np.float32) / 255 - 1  # in float32, as the loaders do
 
@@ -23,15 +23,17 @@ def encode_depth(metres: np.ndarray) -> bytes:
     if whole.max(initial=0) < 65536:
         millimetres = whole.astype(np.uint16)
         if np.array_equal(_metres(millimetres), metres):
-            return png(millimetres)
+            return png.encode("depth", millimetres)
     planes = metres.view(np.uint8).reshape(*metres.shape, 4)
-    return png(np.ascontiguousarray(np.moveaxis(planes, -1, 0)).reshape(-1, metres.shape[1]))
+    below = np.ascontiguousarray(np.moveaxis(planes, -1, 0)).reshape(-1, metres.shape[1])
+    return png.encode("image", below)
 
 
 def encode_codes(codes: np.ndarray, known: np.ndarray) -> bytes:
     """Normals as 8-bit codes uint8 [H, W, 3] with a mask bool [H, W]."""
     alpha = np.where(known, np.uint8(255), np.uint8(0))
-    return png(np.dstack([np.where(known[..., None], codes, np.uint8(0)), alpha]))
+    shown = np.where(known[..., None], codes, np.uint8(0))
+    return png.encode("image", np.dstack([shown, alpha]))
 
 
 def encode_normals(normals: np.ndarray) -> bytes:
@@ -40,12 +42,13 @@ def encode_normals(normals: np.ndarray) -> bytes:
     codes = np.round((normals.astype(np.float64) + 1) * 127.5).astype(np.uint8)
     if np.array_equal(_CODES[codes][known], normals[known].astype(np.float32)):
         return encode_codes(codes, known)
-    return png((np.round(normals.astype(np.float64) * 32767) + 32768).astype(np.uint16))
+    wide = np.round(normals.astype(np.float64) * 32767) + 32768
+    return png.encode("image", wide.astype(np.uint16))
 
 
 def decode(kind: str, data: bytes) -> np.ndarray:
     """The inverse: depth float32 [H, W] in metres, normals float32 [H, W, 3]."""
-    stored = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    stored = png.decode(data)
     if stored is None:
         raise ValueError(f"{kind} is no PNG")
     return _depth(stored) if kind == "depth" else _normals(stored)
@@ -64,16 +67,18 @@ def _metres(millimetres: np.ndarray) -> np.ndarray:
 
 
 def _normals(stored: np.ndarray) -> np.ndarray:
-    if stored.dtype == np.uint16:
-        normals = cv2.cvtColor(stored, cv2.COLOR_BGR2RGB).astype(np.float32)
-        normals -= np.float32(32768)
-        normals *= np.float32(1 / 32767)
-        return normals
-    normals = cv2.LUT(cv2.cvtColor(stored, cv2.COLOR_BGRA2RGB), _CODES)
-    known = cv2.extractChannel(stored, 3)
-    if not known.all():
-        normals[known == 0] = 0
-    return normals
+    """In memory the planes lie one after another, as the transforms want them."""
+    blue, green, red, *alpha = cv2.split(stored)
+    planes = np.empty((3, *stored.shape[:2]), np.float32)
+    for plane, part in zip(planes, (red, green, blue), strict=True):
+        if alpha:
+            cv2.LUT(part, _CODES, dst=plane)
+        else:
+            np.subtract(part, np.float32(32768), out=plane)
+            plane *= np.float32(1 / 32767)
+    if alpha and not alpha[0].all():
+        planes *= alpha[0] != 0
+    return np.moveaxis(planes, 0, -1)
 
 
 def shape(kind: str, data: bytes) -> tuple[int, int]:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from mtl_vision.data import coding, sources
+from mtl_vision.data import coding, png, sources
 from mtl_vision.errors import DataError
 
 LIST = "list"  # the part that names the ids of a split
@@ -102,8 +102,8 @@ def fit(kind: str, label: Converted, image: tuple[int, int]) -> bytes:
     if kind == "depth":
         metres = coding.decode(kind, label.data)
         return coding.encode_depth(cv2.resize(metres, size, interpolation=cv2.INTER_NEAREST))
-    plane = cv2.imdecode(np.frombuffer(label.data, np.uint8), cv2.IMREAD_UNCHANGED)
-    return sources.png(cv2.resize(plane, size, interpolation=cv2.INTER_NEAREST))
+    plane = png.decode(label.data)
+    return png.encode(kind, cv2.resize(plane, size, interpolation=cv2.INTER_NEAREST))
 
 
 def id_list(data: bytes) -> Converted:
@@ -119,7 +119,7 @@ def image(data: bytes, max_side: int = sources.MAX_SIDE) -> Converted:
 
 def plane(label: np.ndarray, note: str = "") -> Converted:
     """A map of classes, uint8 [H, W], as it is kept."""
-    return Converted(sources.png(label), label.shape, note)
+    return Converted(png.encode("semseg", label), label.shape, note)
 
 
 def only(label: np.ndarray, allowed: np.ndarray, what: str) -> np.ndarray:

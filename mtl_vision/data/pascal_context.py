@@ -11,7 +11,7 @@ from functools import partial
 import cv2
 import numpy as np
 
-from mtl_vision.data import coding, matlab, sources
+from mtl_vision.data import coding, matlab, png, sources
 from mtl_vision.data.boundaries import boundaries
 from mtl_vision.data.layout import Converted, Layout, Part, fit, id_list, image, only, plane
 from mtl_vision.data.synthetic.labels import PASCAL21
@@ -108,7 +108,7 @@ def _mask(holder: Mapping, field: str) -> np.ndarray:
 def normals(data: bytes) -> Converted:
     """The colours as they are; `join` keeps those that LabelMap allows."""
     codes = sources.colors(data, MAX_SIDE)
-    return Converted(sources.png(codes), codes.shape[:2])
+    return Converted(png.encode("image", codes), codes.shape[:2])
 
 
 def sal(data: bytes) -> Converted:
@@ -123,7 +123,7 @@ def join(parts: Mapping[str, Converted], kinds: Sequence[str]) -> dict[str, byte
         if kind == "semseg":
             label = parts.get("semseg") or parts["semseg_context"]
         elif kind == "edge":
-            label = plane(_bits(parts["labels"]) & 1)
+            label = plane(png.decode(parts["labels"].data) & 1)
         elif kind == "normals":
             label = _normals(parts["normals"], parts["labels"])
         else:
@@ -132,15 +132,11 @@ def join(parts: Mapping[str, Converted], kinds: Sequence[str]) -> dict[str, byte
     return found
 
 
-def _bits(part: Converted) -> np.ndarray:
-    return cv2.imdecode(np.frombuffer(part.data, np.uint8), cv2.IMREAD_UNCHANGED)
-
-
 def _normals(colors: Converted, ids: Converted) -> Converted:
     if colors.shape != ids.shape:
         raise DataError(f"normals are {colors.shape}, LabelMap is {ids.shape}")
-    codes = cv2.cvtColor(_bits(colors), cv2.COLOR_BGR2RGB)
-    return Converted(coding.encode_codes(codes, _bits(ids) > 1), colors.shape)
+    codes = cv2.cvtColor(png.decode(colors.data), cv2.COLOR_BGR2RGB)
+    return Converted(coding.encode_codes(codes, png.decode(ids.data) > 1), colors.shape)
 
 
 LAYOUT = Layout(

@@ -74,7 +74,7 @@ def prepare(
     with _locked(staged), _disk(root):
         if not staged.exists():
             _room(root, size)
-        held = Staging(staged, source)
+        held = Staging(staged, f"{source}, {archive.modified(path)}")
         found = _read(held, dataset, path, processes=processes, quiet=quiet)
         ids, kinds = _chosen(found, partial)
         about = {"source": source, "packing": survey.variant(found)}

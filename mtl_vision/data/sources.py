@@ -4,19 +4,16 @@ Everything comes from bytes, is held to its size before it is decoded, and nothi
 Errors say what is wrong with a file; the caller adds which one.
 """
 
-import ast
 import io
 import math
 import re
-import struct
 import warnings
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
 from PIL import Image
 
-from mtl_vision.data import matlab
+from mtl_vision.data import matlab, png
 from mtl_vision.errors import DataError
 
 MAX_SIDE = 4096
@@ -54,10 +51,10 @@ def photo(data: bytes, max_side: int = MAX_SIDE) -> bytes:
     a PNG of Pillow's RGB."""
     modes = ("RGB", "L", "P", "RGBA", "CMYK", "1", "LA", "I;16")
     rgb = np.asarray(picture(data, modes, max_side).convert("RGB"))
-    plain = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    plain = png.decode(data)
     if plain is not None and plain.shape == rgb.shape and np.array_equal(plain[..., ::-1], rgb):
         return data
-    return png(rgb)
+    return png.encode("image", rgb)
 
 
 def shape(data: bytes) -> tuple[int, int]:
@@ -76,16 +73,6 @@ def colors(data: bytes, max_side: int = MAX_SIDE) -> np.ndarray:
     return np.asarray(picture(data, ("RGB",), max_side))
 
 
-def png(image: np.ndarray) -> bytes:
-    """A PNG of uint8 or uint16 [H, W] or [H, W, 3 or 4], channels in the order of `image`."""
-    if image.ndim == 3:
-        code = cv2.COLOR_RGBA2BGRA if image.shape[2] == 4 else cv2.COLOR_RGB2BGR
-        image = cv2.cvtColor(image, code)
-    done, data = cv2.imencode(".png", image)
-    assert done
-    return data.tobytes()
-
-
 def array(data: bytes, variable: str = "") -> np.ndarray:
     """A numpy file, or a variable of a MATLAB file if one is named, as numbers [H, W] or
     [H, W, C]; of (H, W, 1) the plane."""
@@ -102,23 +89,22 @@ def array(data: bytes, variable: str = "") -> np.ndarray:
     return found
 
 
+_HEADERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
+
+
 def _npy(data: bytes) -> np.ndarray:
     """`numpy.load` without pickle, and without trust in the size that the header claims."""
     try:
-        if data[:6] != b"\x93NUMPY":
-            raise DataError("is no .npy file")
-        wide = data[6] > 1
-        (length,) = struct.unpack_from("<I" if wide else "<H", data, 8)
-        start = (12 if wide else 10) + length
-        if length > 10_000:
-            raise DataError("has a header that is too long")
-        header = ast.literal_eval(data[start - length : start].decode("latin-1").strip())
-        dtype, shape = np.dtype(header["descr"]), tuple(map(int, header["shape"]))
-        if dtype.kind not in "biuf" or min(shape, default=0) < 0:
+        file = io.BytesIO(data)
+        shape, fortran, dtype = _HEADERS[np.lib.format.read_magic(file)](file)
+        start, order = file.tell(), "F" if fortran else "C"
+        if dtype.kind not in "biuf":
             raise DataError(f"holds {dtype} of shape {shape}, expected an array of numbers")
         if math.prod(shape) * dtype.itemsize != len(data) - start:
             raise DataError(f"is cut off: {len(data) - start} bytes of {dtype} {shape}")
-        order = "F" if header["fortran_order"] else "C"
         return np.frombuffer(data, dtype, offset=start).reshape(shape, order=order)
     except DataError:
         raise

@@ -136,7 +136,7 @@ def problems(survey: Survey) -> list[str]:
 def _folders(layout: Layout, kind: str) -> str:
     """The folders that a kind is made from."""
     parts = {p for need in layout.needs.get(kind, ("image",)) for p in need.split("|")}
-    folders = {part.pattern.rpartition("/")[0] for part in layout.parts if part.name in parts}
+    folders = {part.pattern.split("/([^")[0] for part in layout.parts if part.name in parts}
     return f" ({', '.join(sorted(folders))})"
 
 
