@@ -2,7 +2,7 @@ r"""Everything at once on PASCAL-Context and NYUD-v2: the twin of `joint_swin_t_
 
   python scripts/prepare_data.py --dataset pascal_context --archive PASCAL_MT.tgz --data_dir data
   python scripts/prepare_data.py --dataset nyud_v2 --archive NYUDv2.tar.gz --data_dir data
-  python scripts/train.py --config configs/joint_real_swin_t_headline.py --workdir runs/headline_real
+  python scripts/train.py --config configs/joint_real_swin_t_headline.py --workdir runs/headline
 
 MTLoRA, Polyhistor, task experts, CAGrad and task-wise SAM; recipe and data are those of
 `joint_real_swin_t_hrnet`. Not measured yet.

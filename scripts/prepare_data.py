@@ -19,7 +19,6 @@ from mtl_vision.data.prepare import prepare as prepare_archive
 from mtl_vision.data.scan import LAYOUTS
 from mtl_vision.data.synthetic.plans import Plan, plan, with_counts
 from mtl_vision.errors import DataError, nearest
-from scripts.inspect_data import inspect
 
 DATASET = flags.DEFINE_list("dataset", [], "Names, separated by commas; see docs/datasets.md.")
 ARCHIVE = flags.DEFINE_string("archive", "", "Archive or folder of a real dataset.")
@@ -87,8 +86,11 @@ def verify_archive(name: str, path: pathlib.Path) -> None:
 
 def look_at_records(name: str, config: str, counts: dict[str, int]) -> None:
     """Reads every record if --verify or --inspect ask for it."""
-    if VERIFY.value or INSPECT.value:
-        inspect(name, config, DATA_DIR.value, counts=counts, folder=INSPECT.value, rows=ROWS.value)
+    if not VERIFY.value and not INSPECT.value:
+        return
+    from scripts.inspect_data import inspect  # not needed by worker processes, and slow
+
+    inspect(name, config, DATA_DIR.value, counts=counts, folder=INSPECT.value, rows=ROWS.value)
 
 
 if __name__ == "__main__":

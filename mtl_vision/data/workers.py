@@ -15,7 +15,7 @@ import cv2
 
 from mtl_vision.errors import DataError
 
-FEW = 48  # things done in this process before others are started
+FEW = 256  # things done in this process before others are started
 
 
 def parallel(

@@ -254,11 +254,11 @@ def test_killed_and_run_again_it_completes(tmp_path):
     """The program is killed once it has read a part; the same command completes what is left."""
     rng = np.random.default_rng(0)
     files = {}
-    for n in range(150):
-        image = A.picture(rng.integers(0, 256, (60, 80, 3), np.uint8), "PNG")
-        files |= {f"images/{n}.png": image, f"depth/{n}.npy": A.npy(rng.random((60, 80)))}
-    files |= {"gt_sets/train.txt": b"\n".join(b"%d" % n for n in range(149))}
-    files |= {"gt_sets/val.txt": b"149"}
+    for n in range(250):
+        image = A.picture(rng.integers(0, 256, (30, 40, 3), np.uint8), "PNG")
+        files |= {f"images/{n}.png": image, f"depth/{n}.npy": A.npy(rng.random((30, 40)))}
+    files |= {"gt_sets/train.txt": b"\n".join(b"%d" % n for n in range(249))}
+    files |= {"gt_sets/val.txt": b"249"}
     path = A.write(files.items(), tmp_path / "n.tar")
     arguments = ["--dataset", "nyud_v2", "--archive", path, "--data_dir", tmp_path, "--partial"]
     command = [sys.executable, "scripts/prepare_data.py", *map(str, arguments)]
@@ -273,7 +273,7 @@ def test_killed_and_run_again_it_completes(tmp_path):
     done = subprocess.run(command, capture_output=True, **options)
     assert done.returncode == 0, done.stderr
     assert "nyud_v2/partial: prepared" in done.stdout and not list(tmp_path.glob("incomplete*"))
-    assert len(read(tmp_path, "nyud_v2", "train", ("depth",))) == 149
+    assert len(read(tmp_path, "nyud_v2", "train", ("depth",))) == 249
     again = subprocess.run(command, capture_output=True, **options)
     assert "nyud_v2/partial: already prepared" in again.stdout
 
