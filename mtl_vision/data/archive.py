@@ -27,7 +27,7 @@ Files = Iterator[tuple[str, bytes]]
 
 
 def files(
-    path: pathlib.Path, wanted: Callable[[str], bool], advance: Callable[[int], Any] = len
+    path: pathlib.Path, wanted: Callable[[str], bool], advance: Callable[[int], Any]
 ) -> Files:
     """Yields (name, content) of the wanted files.
 
