@@ -53,7 +53,7 @@ def get_config() -> mlc.ConfigDict:
     c.optim.weighting = dict(name="equal")
     c.optim.sam = dict(name="none")
     c.schedule = dict(name="poly", power=0.9)
-    c.mesh = dict(data=-1, fsdp=1, tensor=1)
+    c.mesh = dict(preset="dp", slices=1, tensor=1)
     c.eval = dict(split="test", monitor="val", batch=4, limit=100, workers=8)
     c.run = dict(
         steps=40000,
@@ -64,6 +64,8 @@ def get_config() -> mlc.ConfigDict:
         best="",
         panels=4,
         conflicts_every=0,
+        not_finite="stop",
+        stall=1800,
         dry=False,
     )
     return c

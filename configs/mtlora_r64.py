@@ -62,7 +62,7 @@ def get_config() -> mlc.ConfigDict:
     c.optim.weighting = dict(name="equal")
     c.optim.sam = dict(name="none")
     c.schedule = dict(name="cosine", warmup=20 * EPOCH, start=1e-3, floor=1e-2, lag=1)
-    c.mesh = dict(data=-1, fsdp=1, tensor=1)
+    c.mesh = dict(preset="dp", slices=1, tensor=1)
     c.eval = dict(split="test", monitor="val", batch=32, limit=0, workers=8)
     c.run = dict(
         steps=300 * EPOCH,
@@ -73,6 +73,8 @@ def get_config() -> mlc.ConfigDict:
         best="",
         panels=4,
         conflicts_every=0,
+        not_finite="stop",
+        stall=1800,
         dry=False,
     )
     return c

@@ -61,7 +61,7 @@ def get_config() -> mlc.ConfigDict:
     c.optim.weighting = dict(name="equal")
     c.optim.sam = dict(name="none")
     c.schedule = dict(name="cosine", warmup=100, start=0.0, floor=0.0)
-    c.mesh = dict(data=-1, fsdp=1, tensor=1)
+    c.mesh = dict(preset="dp", slices=1, tensor=1)
     c.eval = dict(split="test", monitor="val", batch=16, limit=64, workers=2)
     c.run = dict(
         steps=800,
@@ -72,6 +72,8 @@ def get_config() -> mlc.ConfigDict:
         best="",
         panels=4,
         conflicts_every=0,
+        not_finite="stop",
+        stall=1800,
         dry=False,
     )
     return c

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from mtl_vision import optim, parallel, rules
+from mtl_vision import optim, parallel, placements, rules
 from mtl_vision.config import Config
 from mtl_vision.data import DATASETS, pipeline
 from mtl_vision.data.mixture import MIXTURES
@@ -108,7 +109,9 @@ def palora(cfg: Config) -> dict[str, Any] | None:
 
 def mesh(cfg: Config) -> jax.sharding.Mesh:
     """Returns the mesh, after a look at whether all batches divide over it."""
-    made = parallel.make_mesh(**dataclasses.asdict(cfg.mesh))
+    wanted = cfg.mesh
+    sizes = placements.preset(wanted.preset, slices=wanted.slices, tensor=wanted.tensor)
+    made = parallel.make_mesh(**sizes)
     batches = {name: data.batch for name, data in cfg.datasets.items()}
     halves = 2 if methods(cfg).need == "cross" else 1
     parallel.check_batches(made, batches, accumulate=halves * cfg.optim.accumulate)
@@ -116,10 +119,28 @@ def mesh(cfg: Config) -> jax.sharding.Mesh:
     return made
 
 
-def sharding_rules(cfg: Config) -> Any:
+def sharding_rules(cfg: Config) -> rules.Rules[placements.Specs]:
     """Returns the path rules that shard the parameters."""
-    added = (rule for one in cfg.adapter for rule in parallel.ADDED.get(one.name, ()))
-    return (*added, *parallel.SHARDINGS[cfg.backbone.name.split("_")[0]])
+    parts = (*cfg.adapter, cfg.decoder)
+    added = [rule for one in parts for rule in placements.ADDED.get(one.name, ())]
+    if cfg.mesh.tensor > 1:
+        added = [*_task_rules(cfg), *added]
+    return (*added, *placements.SHARDINGS[cfg.backbone.name.split("_")[0]])
+
+
+def _task_rules(cfg: Config) -> rules.Rules[placements.Specs]:
+    """Puts the tasks of every parameter with a slice per task over `tensor`."""
+    made = mtl.abstract(model(cfg))
+    shapes = mtl.parameters(made)
+    return [
+        (re.escape(path), placements.stacked(len(shapes[path].shape), axis))
+        for path, (_, axis) in mtl.owners(made, _kinds(cfg)).items()
+        if axis is not None
+    ]
+
+
+def _kinds(cfg: Config) -> dict[str, list[str]]:
+    return {name: [task.kind for task in group] for name, group in groups(cfg).items()}
 
 
 def methods(cfg: Config) -> Methods:
@@ -139,8 +160,7 @@ def owners(cfg: Config) -> dict[str, Owner]:
     """Returns whose the parameters are that are not shared; nobody's if nobody asks."""
     if methods(cfg).plain:
         return {}
-    kinds = {name: [task.kind for task in group] for name, group in groups(cfg).items()}
-    found = mtl.owners(mtl.abstract(model(cfg)), kinds)
+    found = mtl.owners(mtl.abstract(model(cfg)), _kinds(cfg))
     return {path: Owner(*owner) for path, owner in found.items()}
 
 

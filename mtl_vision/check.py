@@ -14,6 +14,7 @@ from mtl_vision.models.decoders import DECODERS
 from mtl_vision.optim import OPTIMIZERS, SCHEDULES
 from mtl_vision.optim.loss_weightings import LOSS_WEIGHTINGS
 from mtl_vision.optim.methods import AGGREGATORS, PER_TASK, SAMS, merge, methods, try_out, unfit
+from mtl_vision.placements import preset
 from mtl_vision.tasks import KINDS
 
 PLAIN = ("seed", "protocol", "dtype", "trainable", "init_from", "init_skip")
@@ -59,6 +60,7 @@ def check(values: Mapping[str, Any]) -> Config:
         eval=faults.record(Eval, "eval", values["eval"]),
         run=faults.record(Run, "run", values["run"]),
     )
+    check_mesh(faults, config["mesh"])
     check_run(faults, config["run"], config["eval"], datasets)
     check_methods(faults, config)
     check_mixture(faults, config)
@@ -249,6 +251,15 @@ def check_mixture(faults: Faults, config: Mapping[str, Any]) -> None:
         )
 
 
+def check_mesh(faults: Faults, mesh: Mesh | None) -> None:
+    """Checks that the preset is known and has the sizes given."""
+    if mesh:
+        try:
+            preset(mesh.preset, slices=mesh.slices, tensor=mesh.tensor)
+        except ConfigError as e:
+            faults.add(str(e))
+
+
 def check_run(
     faults: Faults, run: Run | None, evaluation: Eval | None, datasets: Mapping[str, Data]
 ) -> None:
@@ -257,9 +268,10 @@ def check_run(
         faults.check(run.steps > 0, f"config.run.steps={run.steps} is not positive.")
         faults.check(run.log_every > 0, f"config.run.log_every={run.log_every} is not positive.")
         faults.check(run.keep > 0, f"config.run.keep={run.keep} is not positive.")
-        low = min(run.eval_every, run.save_every, run.panels, run.conflicts_every)
-        text = "config.run.eval_every, .save_every, .panels and .conflicts_every: 0 means never."
-        faults.check(low >= 0, text)
+        low = min(run.eval_every, run.save_every, run.panels, run.conflicts_every, run.stall)
+        text = "config.run.eval_every, .save_every, .panels, .conflicts_every and .stall: 0 means "
+        faults.check(low >= 0, text + "never.")
+        one_of(faults, "run.not_finite", run.not_finite, ("stop", "skip", "roll_back"))
         if run.best:
             tasks = [f"{name}/{kind}" for name, data in datasets.items() for kind in data.tasks]
             known = run.best.rpartition("/")[0] in tasks

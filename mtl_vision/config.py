@@ -79,10 +79,10 @@ class Input:
 
 @dataclasses.dataclass(frozen=True)
 class Mesh:
-    """Devices along each axis; one of them may be -1 and takes what is left."""
+    """How devices share model and batch; see `mtl_vision.placements.preset`."""
 
-    data: int
-    fsdp: int
+    preset: str
+    slices: int
     tensor: int
 
 
@@ -116,6 +116,11 @@ class Run:
       panels: images per dataset in the prediction panels.
       conflicts_every: steps between two looks at the tasks' gradients: their norms and cosines, the
         conflicting pairs, the weights, and a picture. Takes per-task gradients in every step.
+      not_finite: what a step does whose loss, gradient or update is not finite: ``stop`` the run,
+        ``skip`` the step and count it, or ``roll_back`` to the newest checkpoint and go on with
+        the batches after it.
+      stall: seconds without a step after which the stacks of all threads are dumped, and a run of
+        several processes ends; 0 for never. Compiling counts.
       dry: print the resolved plan and stop.
     """
 
@@ -127,6 +132,8 @@ class Run:
     best: str
     panels: int
     conflicts_every: int
+    not_finite: str
+    stall: int
     dry: bool
 
 

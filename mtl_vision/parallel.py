@@ -2,7 +2,8 @@
 
 Axes: `data` cuts the batch; `fsdp` cuts the batch and the parameters (arXiv 1910.02054, stage 3:
 XLA gathers a parameter where it is used); `tensor` cuts the inner width of attention and MLP
-(arXiv 1909.08053). Model code names no device; the compiler inserts the communication.
+(arXiv 1909.08053), and the axes of experts and tasks. Model code names no device; the compiler
+inserts the communication. `placements` says what is cut how.
 """
 
 import math
@@ -12,51 +13,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from mtl_vision import rules
 from mtl_vision.errors import ConfigError
+from mtl_vision.placements import DEFAULT, Specs
 
 AXES = ("data", "fsdp", "tensor")
 BATCH = P(("data", "fsdp"))
-
-Specs = P | Sequence[P]
-
-# Column layers are cut along their outputs, row layers along their inputs, so an attention or MLP
-# needs one sum over `tensor`. The first entries are for stacked layers with a leading axis; a
-# wrapped layer keeps its weights below `linear`.
-COLUMN = [
-    P(None, "fsdp", "tensor"),
-    P("fsdp", "tensor"),
-    P(None, "tensor"),
-    P("fsdp", None),
-    P(),
-]
-ROW = [P(None, "tensor", "fsdp"), P("tensor", "fsdp"), P("tensor", None), P(None, "fsdp"), P()]
-TRANSFORMER: rules.Rules[Specs] = (
-    (r".*/(attn/qkv|mlp/fc1)(/linear)?/kernel", COLUMN),
-    (r".*/(attn/qkv|mlp/fc1)(/linear)?/bias", [P(None, "tensor"), P("tensor"), P()]),
-    (r".*/(attn/proj|mlp/fc2)(/linear)?/kernel", ROW),
-)
-
-# Stacked experts, whole ones on every device.
-EXPERTS: rules.Rules[Specs] = (
-    (
-        r".*/experts/fc[12]/(kernel|bias)",
-        [P("tensor", None, "fsdp"), P("tensor", "fsdp"), P("tensor"), P(None, None, "fsdp"), P()],
-    ),
-)
-
-# Outputs of convolutions and linear layers over `fsdp`; what has one axis is not worth a gather.
-DEFAULT: rules.Rules[Specs] = (
-    (".*", [P(None, None, None, "fsdp"), P(None, None, "fsdp"), P(None, "fsdp"), P()]),
-)
-
-# The first rules of a model with a backbone of this family; `shardings` puts DEFAULT behind.
-SHARDINGS: dict[str, rules.Rules[Specs]] = {"swin": TRANSFORMER, "vit": TRANSFORMER}
-# What adapters put before them.
-ADDED: dict[str, rules.Rules[Specs]] = {"m3vit": EXPERTS}
 
 
 def make_mesh(
@@ -66,10 +32,11 @@ def make_mesh(
 
     Args:
       data, fsdp, tensor: devices along each axis; one may be -1 and takes what is left.
-      devices: the devices of all hosts by default.
+      devices: the devices of all hosts by default. Where they say that they are of several
+        slices, `data` is the axis that crosses from one to the next, or `fsdp` if it cannot.
 
     Raises:
-      ConfigError: the product is not the number of devices.
+      ConfigError: the product is not the number of devices, or a host has only a part of `tensor`.
     """
     devices = jax.devices() if devices is None else devices
     sizes = {"data": data, "fsdp": fsdp, "tensor": tensor}
@@ -84,8 +51,26 @@ def make_mesh(
             f"config.mesh={dict(zip(AXES, (data, fsdp, tensor), strict=True))} does not use "
             f"{len(devices)} devices; the sizes must multiply to that number."
         )
-    shape = tuple(sizes[name] for name in AXES)
-    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+    made = _arranged(tuple(sizes[name] for name in AXES), devices)
+    hosts = np.vectorize(lambda device: device.process_index)(made.devices)
+    if (hosts != hosts[:, :, :1]).any():
+        raise ConfigError(
+            f"config.mesh: tensor={sizes['tensor']} does not lie within one host; use a divisor of "
+            f"the number of devices that a host has."
+        )
+    return made
+
+
+def _arranged(shape: tuple[int, ...], devices: Sequence[Any]) -> Mesh:
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    outer = next((i for i in (0, 1) if shape[i] % slices == 0), None)
+    auto = (AxisType.Auto,) * len(AXES)
+    if slices == 1 or outer is None:
+        return jax.make_mesh(shape, AXES, axis_types=auto, devices=devices)
+    across = tuple(slices if i == outer else 1 for i in range(len(shape)))
+    within = tuple(size // cut for size, cut in zip(shape, across, strict=True))
+    grid = mesh_utils.create_hybrid_device_mesh(within, across, devices)
+    return Mesh(grid, AXES, axis_types=auto)
 
 
 def compiler_options(mesh: Mesh) -> dict[str, str]:
@@ -102,6 +87,11 @@ def compiler_options(mesh: Mesh) -> dict[str, str]:
 def describe(mesh: Mesh) -> str:
     """Returns ``data=4, fsdp=2, tensor=1``."""
     return ", ".join(f"{name}={size}" for name, size in mesh.shape.items())
+
+
+def shown(spec: P) -> str:
+    """Returns a spec in short: ``-, fsdp, tensor``; ``whole`` for one that cuts nothing."""
+    return ", ".join(str(names or "-") for names in spec) or "whole"
 
 
 def ways(mesh: Mesh, names: str | Sequence[str] | None) -> int:

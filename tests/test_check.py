@@ -85,6 +85,12 @@ def test_datasets_take_what_they_leave_empty(values):
         ("data.synth_nyud.augment.flop", True, "config.data.synth_nyud.augment.flop is unknown."),
         ("loss_weights.edges", 1.0, "config.loss_weights.edges is unknown. Did you mean 'edge'?"),
         ("mesh.expert", 2, "config.mesh.expert is unknown."),
+        (
+            "mesh.preset",
+            "fdsp",
+            "config.mesh.preset='fdsp' is not one of dp, fsdp, fsdp_tp, hybrid. D",
+        ),
+        ("mesh.tensor", 2, "config.mesh.tensor=2; use 1: the preset 'dp' has no other."),
         ("run.steps", 0, "config.run.steps=0 is not positive."),
         ("run.best", "synth_nyud/mIoU", "config.run.best='synth_nyud/mIoU' is not a metric"),
         ("trainable", (("a", 1),), "config.trainable=(('a', 1),) is not of type"),

@@ -15,19 +15,23 @@ BELOW = {
     "rules": {"errors"},
     "config": {"errors"},
     "files": {"errors"},
-    "cli": {"errors"},
+    "watchdog": set(),
+    "hosts": {"errors", "watchdog"},
+    "cli": {"errors", "hosts"},
     "losses": {"errors"},
     "metrics": {"errors", "losses"},
     "tasks": {"errors", "losses", "metrics"},
     "data": {"errors", "tasks", "metrics"},
     "models": {"errors", "rules"},
     "optim": {"errors", "rules"},
-    "parallel": {"errors", "rules"},
+    "placements": {"errors", "rules"},
+    "parallel": {"errors", "rules", "placements"},
     "tables": {"errors", "tasks"},
     "viz": {"errors", "tasks"},
     "report": {"errors", "tasks", "metrics"},
-    "check": {"errors", "config", "data", "models", "optim", "tasks"},
-    "build": {"errors", "config", "data", "models", "optim", "parallel", "rules", "tasks"},
+    "check": {"errors", "config", "data", "models", "optim", "placements", "tasks"},
+    "build": {"errors", "config", "data", "models", "optim", "parallel", "placements", "rules"}
+    | {"tasks"},
     "train": None,
     "evaluate": None,
     "results": None,
@@ -37,7 +41,17 @@ BELOW = {
     "study": None,
 }
 HEAVY = {"tensorflow_datasets", "grain", "cv2", "ml_collections", "tensorboardX", "torch"}
-CORE = {"errors", "rules", "losses", "metrics", "tasks", "models", "optim", "parallel"}
+CORE = {
+    "errors",
+    "rules",
+    "losses",
+    "metrics",
+    "tasks",
+    "models",
+    "optim",
+    "parallel",
+    "placements",
+}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 

@@ -6,7 +6,7 @@ import pytest
 from flax import nnx
 from jax.sharding import PartitionSpec as P
 
-from mtl_vision import parallel, rules
+from mtl_vision import parallel, placements, rules
 from mtl_vision.errors import ConfigError
 from mtl_vision.models import mtl
 from mtl_vision.models.backbones import BACKBONES
@@ -25,7 +25,7 @@ def params(width=16):
     return {"backbone": {"blocks": {0: block}}, "head": {"kernel": jnp.ones((3, 3, width, 5))}}
 
 
-def specs(mesh, tree, table=parallel.TRANSFORMER[:1]):
+def specs(mesh, tree, table=placements.TRANSFORMER[:1]):
     return {k: s.spec for k, s in rules.flatten(parallel.shardings(mesh, table, tree)).items()}
 
 
@@ -45,7 +45,7 @@ def test_mesh_that_does_not_fit(sizes):
 
 def test_transformer_layers_follow_megatron():
     mesh = parallel.make_mesh(data=2, fsdp=2, tensor=2)
-    table = [rule for rule in parallel.TRANSFORMER if "mlp/fc1)(/linear)?/bias" not in rule[0]]
+    table = [rule for rule in placements.TRANSFORMER if "mlp/fc1)(/linear)?/bias" not in rule[0]]
     found = specs(mesh, params(), table)
     assert found["backbone/blocks/0/attn/qkv/kernel"] == P("fsdp", "tensor")
     assert found["backbone/blocks/0/attn/proj/kernel"] == P("tensor", "fsdp")
@@ -119,12 +119,12 @@ def test_local_rows_come_back_in_order():
     np.testing.assert_array_equal(parallel.local_rows(parallel.to_global(rows, mesh)), rows)
 
 
-@pytest.mark.parametrize("family", sorted(parallel.SHARDINGS))
+@pytest.mark.parametrize("family", sorted(placements.SHARDINGS))
 def test_rules_of_every_backbone_family_fit_its_parameters(family):
     small = {"swin": "swin_t", "vit": "vit_s"}[family]
     model = mtl.abstract(lambda: nnx.Dict(backbone=BACKBONES[small](rngs=nnx.Rngs(0))))
     mesh = parallel.make_mesh(data=2, fsdp=2, tensor=2)
-    placed = parallel.shardings(mesh, parallel.SHARDINGS[family], mtl.parameters(model))
+    placed = parallel.shardings(mesh, placements.SHARDINGS[family], mtl.parameters(model))
     table = parallel.sharding_table(mtl.parameters(model), placed)
     whole = sum(np.prod(row.shape) * 4 for row in table)
     # Nearly all of it is in kernels, cut in 4 (attention, MLP) or 2 (the rest).

@@ -20,7 +20,6 @@ def values(**fields: Any) -> dict[str, Any]:
         found["data"][name] |= {"config": "32-16-4-6", "size": size}
     found["backbone"] |= {"embed": 8, "depths": (2, 1), "heads": (1, 2), "window": 4}
     found["decoder"] |= {"width": 8}
-    found["mesh"] = {"data": 1, "fsdp": 1, "tensor": 1}
     found["schedule"] |= {"warmup": 2}
     found["eval"] |= {"batch": 4, "limit": 4, "workers": 0}
     found["run"] |= {"steps": 6, "log_every": 2, "eval_every": 0, "save_every": 2, "panels": 1}
@@ -30,4 +29,13 @@ def values(**fields: Any) -> dict[str, Any]:
         for s in sections:
             section = section[s]
         section[name] = value
+    return found
+
+
+def small(**fields: Any) -> dict[str, Any]:
+    """Returns `values` with two tasks of one dataset, for runs that start often."""
+    found = values(**fields)
+    del found["data"]["synth_pascal"]
+    found["data"]["synth_nyud"] |= {"config": "32-8-4-4", "tasks": ("semseg", "depth")}
+    found["backbone"] |= {"depths": (1, 1)}
     return found

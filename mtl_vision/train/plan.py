@@ -1,5 +1,6 @@
 """What a config amounts to, before it runs: parameters by component, cost of a step."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +12,7 @@ from mtl_vision.config import Config
 from mtl_vision.models import mtl
 from mtl_vision.train import setup
 from mtl_vision.train.log import table
-from mtl_vision.train.state import abstract
+from mtl_vision.train.state import Start
 
 GIB = 2**30
 
@@ -47,12 +48,35 @@ def component(path: str) -> str:
     return "/".join(keys[: min(depth, len(keys) - 1)])
 
 
+def placement(made: Start) -> str:
+    """Returns the table of where parameters live, equal layers of a model in one line.
+
+    Bytes are those of all arrays of a line on one device, without what the optimizer keeps.
+    """
+    places = {**rules.flatten(made.shardings.trainable), **rules.flatten(made.shardings.frozen)}
+    params = {**rules.flatten(made.state.trainable), **rules.flatten(made.state.frozen)}
+    lines: dict[tuple[str, ...], list[int]] = {}
+    for row in parallel.sharding_table(params, places):
+        name = re.sub(r"(?<=/)\d+(?=/)", "*", row.path)
+        sizes = lines.setdefault((name, str(row.shape), parallel.shown(row.spec)), [0, 0])
+        sizes[0] += 1
+        sizes[1] += row.bytes_per_device
+    rows = [["parameter", "arrays", "shape", "spec", "bytes per device"]]
+    for (name, shape, spec), (count, size) in lines.items():
+        rows.append([name, str(count), shape, spec, f"{size:,}"])
+    total = [sum(sizes[i] for sizes in lines.values()) for i in (0, 1)]
+    rows.append(["total", str(total[0]), "", "", f"{total[1]:,}"])
+    mesh = made.shardings.step.mesh
+    return f"mesh {parallel.describe(mesh)}\n\n{table(rows, right=(1, 4))}"
+
+
 def describe(cfg: Config) -> str:
     """Returns the plan of a run: tasks, parameters, and the compiled step's cost.
 
     Compiles the step for the devices there are; reads no data.
     """
-    mesh, start = setup.start(cfg)
+    mesh = build.mesh(cfg)
+    start = setup.planned(cfg, mesh)
     rows = [["task", "channels", "loss weight", "score", "size", "batch"]]
     for name, group in build.groups(cfg).items():
         data = cfg.datasets[name]
@@ -62,9 +86,10 @@ def describe(cfg: Config) -> str:
     costs, shapes = [], batch_shapes(cfg, mesh)
     for names, step in setup.train_programs(cfg, mesh, start).items():
         batch = {name: shapes[name] for name in names}
-        compiled = step.lower(abstract(start.state), batch).compile()
+        compiled = step.lower(start.state, batch).compile()
         costs.append(table([["datasets", ", ".join(names)], *cost(compiled, mesh)]))
-    return "\n\n".join([table(rows, right=(1, 2, 5)), parameters(cfg), *costs])
+    parts = [table(rows, right=(1, 2, 5)), parameters(cfg), placement(start)]
+    return "\n\n".join([*parts, *costs])
 
 
 def cost(compiled: Any, mesh: jax.sharding.Mesh) -> list[list[str]]:

@@ -11,7 +11,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from mtl_vision import parallel, rules
+from mtl_vision import parallel, placements, rules
 from mtl_vision.models import mtl
 
 
@@ -54,7 +54,7 @@ def create_state(
     tx: optax.GradientTransformation,
     mesh: Mesh,
     key: jax.Array,
-    table: rules.Rules[parallel.Specs] = (),
+    table: rules.Rules[placements.Specs] = (),
     ema: bool = False,
     jitted: bool = False,
 ) -> Start:
@@ -74,49 +74,73 @@ def create_state(
     Raises:
       ConfigError: a parameter or rule without its counterpart; see `rules.resolve`.
     """
-    model = mtl.abstract(build)
-    params = mtl.parameters(model)
-    trains = rules.resolve(trainable, params, "trainable")
-    graphdef, *shapes = mtl.split(model, trains)
-    where = _places(mesh, parallel.shardings(mesh, table, params), shapes)
+    plan = planned_state(build, trainable=trainable, tx=tx, mesh=mesh, table=table, ema=ema)
+    where = plan.shardings
+    trains = {path: True for path in rules.flatten(where.trainable)}
+    trains |= {path: False for path in rules.flatten(where.frozen)}
+    places = [where.trainable, where.frozen, where.stats]
 
     def arrays() -> list[Any]:
         return list(mtl.split(build(), trains)[1:])
 
     if jitted:
-        values = jax.jit(arrays, out_shardings=where)()
+        values = jax.jit(arrays, out_shardings=places)()
     else:
         # A copy: the state is donated, and `build` may have handed out arrays it keeps.
-        values = jax.device_put(arrays(), where, may_alias=False)
-    kept = (tx, mesh, key, ema)
-    return Start(graphdef, *_with_optimizer(values, where, *kept))
-
-
-def _places(mesh: Mesh, placed: dict[str, NamedSharding], shapes: list[Any]) -> list[Any]:
-    trained, frozen, stats = shapes
-    by_path = [rules.map_with_path(lambda path, _: placed[path], t) for t in (trained, frozen)]
-    return [*by_path, parallel.replicated(mesh, stats)]
-
-
-def _with_optimizer(
-    values: list[Any], where: list[Any], tx: Any, mesh: Mesh, key: jax.Array, ema: bool
-) -> tuple[TrainState, TrainState]:
+        values = jax.device_put(arrays(), places, may_alias=False)
     trained, frozen, stats = values
-    specs = rules.flatten(where[0])
-    owners = {p: (x.shape, specs[p].spec) for p, x in rules.flatten(trained).items()}
-    opt_where = parallel.derived(mesh, owners, jax.eval_shape(tx.init, trained))
-    everywhere = NamedSharding(mesh, P())
     state = TrainState(
-        step=jax.device_put(jnp.zeros((), jnp.int32), everywhere),
+        step=jax.device_put(jnp.zeros((), jnp.int32), where.step),
         trainable=trained,
         frozen=frozen,
         stats=stats,
-        opt=jax.jit(tx.init, out_shardings=opt_where)(trained),
+        opt=jax.jit(tx.init, out_shardings=where.opt)(trained),
         ema=jax.tree.map(jnp.copy, trained) if ema else (),
-        key=parallel.place(key, everywhere),
+        key=parallel.place(key, where.key),
     )
-    average_where = where[0] if ema else ()
-    return state, TrainState(everywhere, *where, opt_where, average_where, everywhere)
+    return Start(plan.graphdef, state, where)
+
+
+def planned_state(
+    build: Callable[[], nnx.Module],
+    *,
+    trainable: rules.Rules[bool],
+    tx: optax.GradientTransformation,
+    mesh: Mesh,
+    table: rules.Rules[placements.Specs] = (),
+    ema: bool = False,
+) -> Start:
+    """Returns what `create_state` would, with shapes in the place of arrays; arguments as there."""
+    model = mtl.abstract(build)
+    params = mtl.parameters(model)
+    trains = rules.resolve(trainable, params, "trainable")
+    graphdef, trained, frozen, stats = mtl.split(model, trains)
+    placed = parallel.shardings(mesh, table, params)
+    below = [rules.map_with_path(lambda path, _: placed[path], t) for t in (trained, frozen)]
+    owners = {path: (x.shape, placed[path].spec) for path, x in rules.flatten(trained).items()}
+    opt, everywhere = jax.eval_shape(tx.init, trained), NamedSharding(mesh, P())
+    where = TrainState(
+        step=everywhere,
+        trainable=below[0],
+        frozen=below[1],
+        stats=parallel.replicated(mesh, stats),
+        opt=parallel.derived(mesh, owners, opt),
+        ema=below[0] if ema else (),
+        key=everywhere,
+    )
+    shapes = TrainState(
+        step=jax.ShapeDtypeStruct((), jnp.int32),
+        trainable=trained,
+        frozen=frozen,
+        stats=stats,
+        opt=opt,
+        ema=trained if ema else (),
+        key=jax.eval_shape(lambda: jax.random.key(0)),
+    )
+    shapes = jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, where
+    )
+    return Start(graphdef, shapes, where)
 
 
 def abstract(state: TrainState) -> TrainState:

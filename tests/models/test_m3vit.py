@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from mtl_vision import build, parallel, rules
+from mtl_vision import build, parallel, placements, rules
 from mtl_vision.check import check
 from mtl_vision.errors import ConfigError
 from mtl_vision.models import adapters, experts, flops, gates, mtl
@@ -248,7 +248,7 @@ def test_other_routers(router, added):
 def test_experts_over_devices_give_the_numbers_of_one(trained):
     mesh = parallel.make_mesh(data=2, fsdp=1, tensor=4)
     params, loss = training("none")
-    table = (*parallel.EXPERTS, *parallel.TRANSFORMER)
+    table = (*placements.EXPERTS, *placements.TRANSFORMER)
     placed = jax.device_put(params, parallel.shardings(mesh, table, params))
     kernel = placed["backbone"]["blocks"][1]["mlp"]["experts"]["fc1"]["kernel"]
     assert kernel.addressable_shards[0].data.shape == (1, 8, 16)
