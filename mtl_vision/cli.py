@@ -6,12 +6,14 @@ import pathlib
 import re
 import runpy
 import sys
+import traceback
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, NoReturn
 
 from absl import flags
 
-from mtl_vision.errors import ConfigError, UserError
+from mtl_vision import hosts
+from mtl_vision.errors import ConfigError, Requeue, UserError
 
 # What absl and ml_collections raise for a flag, a config file or an override that is wrong.
 FLAG_ERRORS = (
@@ -26,10 +28,10 @@ FLAG_ERRORS = (
 )
 
 
-def fail(message: object) -> NoReturn:
-    """Prints ``error: ...`` and exits with 1."""
+def fail(message: object, code: int = 1) -> NoReturn:
+    """Prints ``error: ...`` and exits."""
     print(f"error: {message}", file=sys.stderr)
-    sys.exit(1)
+    hosts.leave(code)
 
 
 def start(
@@ -40,6 +42,8 @@ def start(
     words: bool = False,
 ) -> None:
     """Parses the flags, then runs `main`; what a user can cause ends as one line and exit 1.
+
+    A run that was asked to stop, or has lost a host, exits with `hosts.REQUEUE`.
 
     Args:
       main: without arguments, of one command if there are `commands`, or of all `words`.
@@ -66,8 +70,18 @@ def start(
         main(*rest)
     except UserError as e:
         fail(e)
+    except Requeue as e:
+        print(e, file=sys.stderr)
+        sys.exit(hosts.REQUEUE)  # together with the other processes
     except KeyboardInterrupt:
         fail("interrupted; start the same command again to go on from the last checkpoint.")
+    except Exception as e:
+        if not hosts.joined():
+            raise
+        if hosts.lost(e):
+            fail(f"another process is lost ({str(e).splitlines()[0]}).", hosts.REQUEUE)
+        traceback.print_exc()
+        hosts.leave(1)
 
 
 def cache_folder() -> pathlib.Path:

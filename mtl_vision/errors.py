@@ -23,6 +23,10 @@ class RunError(UserError):
     """A run that cannot go on: a loss that is not finite, a run folder of another config."""
 
 
+class Requeue(Exception):
+    """A run that was asked to stop, has saved, and wants to be started again."""
+
+
 def nearest(name: str, choices: Iterable[str]) -> str:
     """Returns `` Did you mean 'x'?`` for the choice closest to `name`, or nothing."""
     near = difflib.get_close_matches(name, list(choices), n=1)

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from mtl_vision import build, metrics, parallel, predictions, tasks
+from mtl_vision import build, hosts, metrics, parallel, predictions, tasks
 from mtl_vision.config import Config
 from mtl_vision.metrics import boundary
 from mtl_vision.models import mtl, watch
@@ -57,23 +57,32 @@ class Evaluator:
         self.constants = {name: jit_constant(mesh, group) for name, group in self.groups.items()}
 
     def __call__(
-        self, params: tuple, split: str, *, limit: int = 0, final: bool = False, draw: int = 0
+        self,
+        params: tuple,
+        split: str,
+        *,
+        limit: int = 0,
+        final: bool = False,
+        draw: int = 0,
+        tick: Callable[[], None] = lambda: None,
     ) -> Result:
-        """Evaluates all datasets.
+        """Evaluates all datasets; several processes get the same figures.
 
         Args:
           params: from `train.step.best_params`.
           split: ``""`` takes the split that each dataset's papers report.
           limit: images per dataset, 0 for all.
           final: adds odsF and the best constant predictions.
-          draw: images per dataset to draw.
+          draw: images per dataset to draw; the first process draws them.
+          tick: called after every batch.
         """
         result = Result({}, {}, {}, {}, {}, {})
+        draw = draw if hosts.first() else 0
         for name in self.groups:
-            self._dataset(name, params, result, split, limit, final, draw)
+            self._dataset(name, params, result, split, limit, final, draw, tick)
         return result
 
-    def _dataset(self, name, params, result, split, limit, final, draw):
+    def _dataset(self, name, params, result, split, limit, final, draw, tick):
         group, save = self.groups[name], self.save
         totals, flat = ({task.kind: {} for task in group} for _ in range(2))
         drawn, images, taken = [], 0, {}
@@ -97,12 +106,14 @@ class Evaluator:
                     matcher.add(host, preds["edge"])
                 drawn += pictures(host, preds, group, draw - images)
                 images += int(host["valid"].sum())
+                tick()
             for task in group:
                 put(result.metrics, task.name, task.metric.finish(totals[task.kind]))
                 if final and task.constant:
                     put(result.constant, task.name, task.constant.finish(flat[task.kind]))
             for matcher in edges:
                 matcher.finish(result)
+        images = int(hosts.together(np.array([images])).sum())
         result.images[name] = images
         if drawn:
             result.drawn[name] = drawn
@@ -117,7 +128,7 @@ class Evaluator:
                     result.maps[where.replace("/", "_")] = picture
 
     def _writer(self, name):
-        kinds, first = [task.kind for task in self.groups[name]], jax.process_index() == 0
+        kinds, first = [task.kind for task in self.groups[name]], hosts.first()
         return predictions.Writer(self.save, name, kinds, protocol=self.cfg.protocol, fresh=first)
 
     def _batches(self, name, params, split, limit, final) -> Iterator[tuple]:
@@ -174,11 +185,11 @@ class Edges:
                 continue
 
     def finish(self, result: Result) -> None:
-        """Waits for all, and adds the scores."""
+        """Waits for all, and adds the scores over the images of all processes."""
         self._put(None)
         counts = self.counts.result()
         for scores, own in ((result.metrics, counts[0::2]), (result.constant, counts[1::2])):
-            put(scores, self.task.name, boundary.ods(own))
+            put(scores, self.task.name, boundary.ods(hosts.together(own)))
 
     def __enter__(self) -> "Edges":
         return self

@@ -10,7 +10,8 @@ A file is what scripts/export.py wrote, which holds its config, or a released ch
 file per rank. Then the workdir is where the figures go, and must not be a run's. With
 --save_predictions the prediction of every image becomes a file, in the folders that the published
 evaluation tools read. With --front a run of PaLoRA is evaluated at so many preferences between its
-tasks; writes front.json and front.png.
+tasks; writes front.json and front.png. It runs on the hosts that the environment tells of, like
+train.py.
 """
 
 import pathlib
@@ -18,7 +19,7 @@ import pathlib
 from absl import flags
 from ml_collections import config_flags
 
-from mtl_vision import cli
+from mtl_vision import cli, hosts
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Run folder, or where to write.", required=True)
 STEP = flags.DEFINE_integer("step", None, "Checkpoint to evaluate; the newest by default.")
@@ -32,6 +33,7 @@ CONFIG = config_flags.DEFINE_config_file(
 
 
 def main() -> None:
+    hosts.join()
     from mtl_vision import fronts
     from mtl_vision.check import check
     from mtl_vision.errors import ConfigError
@@ -45,7 +47,9 @@ def main() -> None:
     if FRONT.value is not None:
         cfg = check(folder.read(workdir))
         at = dict(step=STEP.value, split=SPLIT.value)
-        print(fronts.report(fronts.evaluate_front(cfg, workdir, FRONT.value, **at)))
+        found = fronts.report(fronts.evaluate_front(cfg, workdir, FRONT.value, **at))
+        if hosts.first():
+            print(found)
         return
     if WEIGHTS.value is None:
         cfg = check(folder.read(workdir))
@@ -56,7 +60,8 @@ def main() -> None:
         file = pathlib.Path(WEIGHTS.value)
         cfg = check(weights.config_of(file) if CONFIG.value is None else cli.config_value(CONFIG))
         final = evaluate_file(cfg, file, workdir, split=SPLIT.value, save=save)
-    print(report(cfg, final))
+    if hosts.first():
+        print(report(cfg, final))
 
 
 if __name__ == "__main__":

@@ -213,7 +213,8 @@ def _end(process: subprocess.Popen) -> None:
 
 def main() -> None:
     """A worker: (pair, options) from standard input, counts to standard output."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)  # the parent ends its workers
     with contextlib.suppress(EOFError):
         while True:
             pair, options = pickle.load(sys.stdin.buffer)

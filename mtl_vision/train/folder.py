@@ -5,12 +5,13 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from mtl_vision import hosts
 from mtl_vision.errors import DataError, RunError
 from mtl_vision.train.log import environment, write_json
 
 # What may differ when a run goes on: none of it changes a number of the run.
 FREE = ("data.root", "data.workers", "data.processes", "mesh", "eval.workers", "run.dry")
-FREE = (*FREE, "run.log_every", "run.keep", "run.panels")
+FREE = (*FREE, "run.log_every", "run.keep", "run.panels", "run.not_finite", "run.stall")
 
 
 def flat(values: Any) -> dict[str, Any]:
@@ -32,6 +33,8 @@ def is_free(field: str) -> bool:
 def claim(workdir: pathlib.Path, values: Mapping[str, Any], root: pathlib.Path) -> None:
     """Makes `workdir` the folder of the run with this config, or checks that it is.
 
+    All processes of the run see the same folder.
+
     Args:
       workdir: made if absent.
       values: the config as plain nested values.
@@ -44,12 +47,12 @@ def claim(workdir: pathlib.Path, values: Mapping[str, Any], root: pathlib.Path) 
     file = workdir / "config.json"
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        if file.exists():
-            check_same(file, values)
-        else:
+        if not file.exists() and hosts.first():
             write_json(file, {"config": values, "environment": environment(root)})
     except OSError as e:
         raise DataError(f"the run folder {workdir} cannot be used: {e.strerror}.") from e
+    hosts.barrier("run folder")
+    check_same(file, values)
 
 
 def read(workdir: pathlib.Path) -> dict[str, Any]:

@@ -117,9 +117,11 @@ def keep_until(file: pathlib.Path, step: int) -> None:
 class Progress:
     """A live line: step, images/s, losses, time to go. One line a call where nobody watches."""
 
-    def __init__(self, *, steps: int, start: int, images: int, stream: Any = None):
+    def __init__(
+        self, *, steps: int, start: int, images: int, stream: Any = None, active: bool = True
+    ):
         """`images` are those of one step, `start` the step the run goes on from."""
-        self.steps, self.images = steps, images
+        self.steps, self.images, self.active = steps, images, active
         self.stream = sys.stderr if stream is None else stream
         self.live = self.stream.isatty()
         self.last_step, self.last_time = start, time.monotonic()
@@ -135,6 +137,8 @@ class Progress:
             f"step {step}/{self.steps}  {per_second * self.images:.1f} img/s  "
             f"eta {duration(left)}  " + "  ".join(f"{k} {v:.3g}" for k, v in losses.items())
         )
+        if not self.active:
+            return per_second * self.images
         end = "\r" if self.live and step < self.steps else "\n"
         self.stream.write(("\x1b[2K" if self.live else "") + text + end)
         self.stream.flush()
