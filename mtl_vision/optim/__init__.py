@@ -1,7 +1,7 @@
 """From gradients to updates: optimizers, schedules, averages, and the chain that joins them."""
 
 from mtl_vision.optim.averages import AVERAGES, averaging
-from mtl_vision.optim.chain import chain, gradient_norm, learning_rate
+from mtl_vision.optim.chain import chain, gradient_norm, learning_rate, updates_done
 from mtl_vision.optim.conflict import conflict
 from mtl_vision.optim.methods import first_link, methods
 from mtl_vision.optim.optimizers import adam, adamw, norm, sgd
@@ -35,5 +35,6 @@ __all__ = [
     "norm",
     "optimizer_in_turn",
     "scaled_lr",
+    "updates_done",
     "weighting_in_turn",
 ]

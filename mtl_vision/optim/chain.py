@@ -113,6 +113,11 @@ def learning_rate(opt: Any) -> jax.Array:
     return find(opt, RateState).rate
 
 
+def updates_done(opt: Any) -> jax.Array:
+    """Returns the number of updates done from the state of a `chain`."""
+    return find(opt, RateState).count
+
+
 def gradient_norm(opt: Any) -> jax.Array:
     """Returns the norm of the latest merged gradient, before clipping, from that of a `chain`."""
     return find(opt, NormState).norm

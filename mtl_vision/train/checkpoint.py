@@ -9,7 +9,7 @@ import contextlib
 import logging
 import math
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,7 +17,7 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
 from mtl_vision import rules
-from mtl_vision.errors import DataError
+from mtl_vision.errors import DataError, UserError
 from mtl_vision.train import integrity
 from mtl_vision.train.archive import Damage, Saved, check_same, describe, read, sealed
 from mtl_vision.train.state import TrainState
@@ -137,7 +137,7 @@ class Checkpoints:
 
     def __init__(self, folder: pathlib.Path, *, keep: int = 2, keep_best: int = 1):
         """Writes into `folder`, keeping the newest and those with the highest scores."""
-        self.folder, self._writer = folder.absolute(), None
+        self.folder, self._writer, self._writing = folder.absolute(), None, None
         keeping = ocp.training.preservation_policies
         best = keeping.BestN(
             get_metric_fn=lambda metrics: metrics["score"],
@@ -177,22 +177,46 @@ class Checkpoints:
           score: what the best checkpoint has most of; None or NaN is never the best.
 
         Raises:
-          DataError: the folder holds another run's frozen parameters.
+          DataError: the folder holds another run's frozen parameters, or cannot be written.
         """
         step, score = int(state.step), score if score is not None and math.isfinite(score) else None
-        writer = self._opened(state)
+        with self._written():
+            writer = self._opened(state)
         if any(step == saved.step for saved in writer.checkpoints):
             return
         leaves = {item: flat(state, fields) for item, fields in ITEMS.items()}
         leaves = {item: tree for item, tree in leaves.items() if tree}
         tables = {item: integrity.table(tree) for item, tree in leaves.items()}
-        writer.save_checkpointables_async(
-            step,
-            leaves,
-            force=True,
-            metrics=None if score is None else {"score": score},
-            custom_metadata=sealed(Saved(tables, score, self._frozen)),
-        )
+        with self._written():
+            self._writing = writer.save_checkpointables_async(
+                step,
+                leaves,
+                force=True,
+                metrics=None if score is None else {"score": score},
+                custom_metadata=sealed(Saved(tables, score, self._frozen)),
+            )
+
+    def check(self) -> None:
+        """Returns at once; raises DataError if the last save could not be written."""
+        if self._writing is None:
+            return
+        with contextlib.suppress(TimeoutError), self._written():  # it is still being written
+            self._writing.result(timeout=0)
+            self._writing = None
+
+    @contextlib.contextmanager
+    def _written(self) -> Iterator[None]:
+        """Turns what orbax raises where it cannot write into DataError."""
+        try:
+            yield
+        except (UserError, TimeoutError):
+            raise
+        except Exception as e:
+            reason = (str(e).splitlines() or [type(e).__name__])[0][:300]
+            raise DataError(
+                f"{self.folder} cannot be written: {reason}. The checkpoints there are whole. Mend "
+                f"that and start the same command again."
+            ) from e
 
     def _opened(self, state: TrainState) -> ocp.training.Checkpointer:
         """The writer; the frozen parameters are written when it opens."""
@@ -214,13 +238,25 @@ class Checkpoints:
         return digest
 
     def wait(self) -> None:
-        """Returns when the last checkpoint is on the disk."""
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+        """Returns when the last checkpoint is on the disk.
+
+        Raises:
+          DataError: it could not be written.
+        """
+        writing, self._writing = self._writing, None
+        writer, self._writer = self._writer, None
+        with self._written():
+            try:
+                if writing is not None:
+                    writing.result()
+            finally:
+                if writer is not None:
+                    writer.close()
 
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self.wait()
+    def __exit__(self, kind: type | None, *error: object) -> None:
+        # What ended the run is not hidden by what follows from it.
+        with contextlib.suppress(DataError) if kind else contextlib.nullcontext():
+            self.wait()

@@ -20,8 +20,8 @@ from mtl_vision.train import canvas, checkpoint
 from mtl_vision.train.checkpoint import Checkpoints
 from mtl_vision.train.gradients import PLAIN, Gradients, additive, joint
 from mtl_vision.train.per_task import independent_halves, per_task, two_pass
-from mtl_vision.train.state import Start, TrainState, create_state
-from mtl_vision.train.step import jit_train_step, parts_of
+from mtl_vision.train.state import Start, TrainState, create_state, planned_state
+from mtl_vision.train.step import jit_train_step, parts_of, skipped
 from mtl_vision.train.transfer import init_from
 
 Say = Callable[[str], None]
@@ -30,16 +30,23 @@ Say = Callable[[str], None]
 def start(cfg: Config) -> tuple[jax.sharding.Mesh, Start]:
     """Returns the mesh, and the model with the first state of its training on it."""
     devices = build.mesh(cfg)
-    made = create_state(
-        build.model(cfg),
+    key = jax.random.key(cfg.seed + 1)
+    return devices, create_state(build.model(cfg), key=key, **_parts(cfg, devices))
+
+
+def planned(cfg: Config, devices: jax.sharding.Mesh) -> Start:
+    """Returns what `start` makes on a mesh, with shapes in the place of arrays."""
+    return planned_state(build.model(cfg), **_parts(cfg, devices))
+
+
+def _parts(cfg: Config, devices: jax.sharding.Mesh) -> dict[str, Any]:
+    return dict(
         trainable=build.trainable(cfg),
         tx=build.optimizer(cfg),
         mesh=devices,
-        key=jax.random.key(cfg.seed + 1),
         table=build.sharding_rules(cfg),
         ema=cfg.optim.ema > 0,
     )
-    return devices, made
 
 
 def train_step(cfg: Config, devices: jax.sharding.Mesh, made: Start) -> Callable[..., Any]:
@@ -75,6 +82,7 @@ def _program(cfg, devices, made, names, turn):
         prefer=build.preferences(cfg),
         cut=cutting(cfg),
         turn=turn,
+        **({"otherwise": skipped} if cfg.run.not_finite == "skip" else {}),
     )
 
 

@@ -1,5 +1,6 @@
 """One training step and one evaluation step, as pure functions."""
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -129,11 +130,12 @@ def train_step(
     prefer: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
     cut: Callable[..., list[Part]] = parts_of,
     turn: optim.Turn | None = None,
+    otherwise: Callable[[TrainState], TrainState] = lambda state: state,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update from one sub-batch of every dataset. Pure; see `jit_train_step`.
 
-    Where the loss, a gradient or the update is not finite, nothing of the state changes, not even
-    the step, and the metric `finite` is False.
+    Where the loss, a gradient or the update is not finite, the next state is `otherwise` of the
+    old one, by default the same, even its step; and the metric `finite` is False.
 
     Args:
       state: before the step.
@@ -154,6 +156,7 @@ def train_step(
         weighs, by the extra argument `preference`; see `optim.prefer`.
       cut: how a batch becomes parts; `parts_of`, or `canvas.parts_of`.
       turn: whose it is, where a step sees one dataset of several.
+      otherwise: what the state becomes where the update is not finite; see `skipped`.
 
     Returns: the next state, and scalars: ``loss/<task>`` unweighted, ``loss/total`` weighted,
       ``norm/gradient`` merged and before clipping, ``norm/update``, ``lr``, ``finite``; and what
@@ -199,7 +202,12 @@ def train_step(
     stats = placed(stats) if prefer else stats
     ema = average(state.ema, params, state.step + 1) if average else state.ema
     new = TrainState(state.step + 1, params, state.frozen, stats, opt, ema, state.key)
-    return _keep(metrics["finite"], new, state), metrics | optim.conflict(opt, turn)
+    return _keep(metrics["finite"], new, otherwise(state)), metrics | optim.conflict(opt, turn)
+
+
+def skipped(state: TrainState) -> TrainState:
+    """Returns the state with its step counted and nothing else done."""
+    return dataclasses.replace(state, step=state.step + 1)
 
 
 def weighted_losses(groups: Tasks, values: Mapping[str, jax.Array]) -> jax.Array:

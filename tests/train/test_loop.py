@@ -190,7 +190,7 @@ def test_parameters_of_another_run_are_a_start(whole, tmp_path):
     "fields, error, message",
     [
         ({"data__batch": 3, "optim__accumulate": 2}, ConfigError, "the batch of synth_.* is 3"),
-        ({"mesh__data": 2}, ConfigError, "does not use 1 devices"),
+        ({"mesh__preset": "hybrid", "mesh__slices": 2}, ConfigError, "does not use 1 devices"),
         ({"data__source": "tfds", "data__root": "nowhere"}, DataError, "prepare_data.py"),
         ({"trainable": (("bakbone/.*", True), (".*", False))}, ConfigError, "decides no parameter"),
         ({"run__best": "synth_nyud/depth/rms", "run__eval_every": 2}, ConfigError, "run.best"),
