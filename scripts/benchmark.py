@@ -10,6 +10,8 @@ r"""Measures, side by side in one run, and prints the ratio to what it is compar
   python scripts/benchmark.py optim   [--against torchjd] [--methods pcgrad,cagrad]
   python scripts/benchmark.py optim_step --config configs/joint_swin_t_hrnet.py \
       [--methods pcgrad,famo,sam] [--strategies vmap,scan,passes,two_pass,features]
+  python scripts/benchmark.py scaling --config configs/taskexpert_vit_l.py \
+      [--presets dp,fsdp,fsdp_tp,hybrid] [--devices 1,8,64] [--batch 1]  # compiled, not run
 
 Times are medians over `--repeats`: of a step in wall time, of all else in processor time, where
 there are two numbers in both.
@@ -22,6 +24,7 @@ from importlib import metadata
 
 import benchmark_optim
 import benchmark_optim_step
+import benchmark_scaling
 import benchmark_step
 import numpy as np
 from absl import flags
@@ -192,6 +195,7 @@ COMMANDS = {
     "edges": edges,
     "render": scenes,
     "optim": lambda: benchmark_optim.merging(AGAINST.value),
+    "scaling": lambda: benchmark_scaling.scaling(cli.config_value(CONFIG)),
     "optim_step": lambda: benchmark_optim_step.stepping(cli.config_value(CONFIG)),
 }
 
