@@ -57,7 +57,7 @@ def start(
     argv = sys.argv if argv is None else argv
     # A config may start from another: `from configs import ...`.
     sys.path.append(str(pathlib.Path(__file__).parents[1]))
-    flags.FLAGS.set_gnu_getopt(words)
+    flags.FLAGS.set_gnu_getopt(words or bool(commands))
     try:
         rest = flags.FLAGS(argv)[1:]
     except FLAG_ERRORS as e:

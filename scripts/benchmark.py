@@ -4,6 +4,8 @@ r"""Measures, side by side in one run, and prints the ratio to what it is compar
   python scripts/benchmark.py step    --config configs/mtl_swin_t_hrnet.py \
       --beside configs/mtlora_r64.py,configs/lora.py [--pixels 224] [--batch 2]
   python scripts/benchmark.py input   [--against plain]                # transforms, images/s/core
+  python scripts/benchmark.py reading --config configs/joint_vit_b_conv.py [--against torch]
+                                                                       # batches from files
   python scripts/benchmark.py metrics [--against plain]                # meters, ms per image
   python scripts/benchmark.py edges                                    # odsF, ms per image
   python scripts/benchmark.py render                                   # SynthScenes, ms per image
@@ -22,12 +24,14 @@ import platform
 from collections.abc import Callable
 from importlib import metadata
 
+import benchmark_input
 import benchmark_optim
 import benchmark_optim_step
 import benchmark_scaling
 import benchmark_step
 import numpy as np
 from absl import flags
+from benchmark_input import example
 from benchmark_timing import timed
 from ml_collections import config_flags
 
@@ -36,7 +40,9 @@ from mtl_vision import cli
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config of the step.", lock_config=False, accept_new_attributes=True
 )
-AGAINST = flags.DEFINE_enum("against", "", ["", "plain", "torchjd"], "What to compare with.")
+AGAINST = flags.DEFINE_enum(
+    "against", "", ["", "plain", "torch", "torchjd"], "What to compare with."
+)
 SIDE = flags.DEFINE_integer("side", 448, "Pixels of a side, for input, metrics, edges, render.")
 
 
@@ -48,67 +54,6 @@ def compared(what: str, unit: str, scale: float, ours: Callable, plain: Callable
         return
     a, b = timed(ours, plain)
     print(f"{what}: {a * scale:.3g} {unit}, plain {b * scale:.3g} {unit}, ratio {a / b:.2f}")
-
-
-def example(height: int = 375, width: int = 500) -> dict:
-    """Returns an example of PASCAL's size with five labels."""
-    from mtl_vision.data.synthetic import render
-
-    kinds = ("semseg", "normals", "edge", "sal", "human_parts")
-    return render("synth_pascal", "test", 0, (height, width), kinds)
-
-
-def inputs() -> None:
-    """Times the training transforms of both protocols on one thread."""
-    import cv2
-
-    from mtl_vision.data import transforms
-
-    cv2.setNumThreads(1)
-    np.empty(31 << 20, np.uint8)  # as the pipeline does, see data.pipeline
-    one, rng = example(), np.random.default_rng(0)
-    kinds, size = tuple(k for k in one if k not in ("id", "image")), (SIDE.value,) * 2
-    for protocol, augment in (("A", transforms.A_PASCAL), ("B", transforms.B)):
-        transform = transforms.train_transform(protocol, size=size, kinds=kinds, augment=augment)
-        what = f"protocol {protocol}, {SIDE.value}x{SIDE.value}, {len(kinds)} labels"
-        plain = plain_protocol_a if protocol == "A" and AGAINST.value == "plain" else None
-        if plain:
-            compared(
-                what,
-                "ms/image",
-                1e3,
-                lambda t=transform: t(one, rng),
-                lambda: plain_protocol_a(one, rng, SIDE.value),
-            )
-        else:
-            (seconds,) = timed(lambda t=transform: t(one, rng))
-            print(f"{what}: {seconds * 1e3:.3g} ms/image, {1 / seconds:.3g} images/s")
-
-
-def plain_protocol_a(one: dict, rng: np.random.Generator, side: int) -> dict:
-    """Protocol A, each map in float32 by itself."""
-    import cv2
-
-    maps = {k: np.asarray(v, np.float32) for k, v in one.items() if k != "id"}
-    if rng.random() < 0.5:
-        maps = {k: v[:, ::-1].copy() for k, v in maps.items()}
-        maps["normals"][..., 0] *= -1
-    height, width = one["image"].shape[:2]
-    turn = cv2.getRotationMatrix2D(
-        (width / 2, height / 2), 40 * rng.random() - 20, 0.75 + 0.5 * rng.random()
-    )
-    out = {}
-    for name, value in maps.items():
-        smooth = name in ("image", "normals")
-        method = cv2.INTER_CUBIC if smooth else cv2.INTER_NEAREST
-        value = cv2.warpAffine(value, turn, (width, height), flags=method)
-        value = cv2.resize(value, (side, side), interpolation=method)
-        if name == "normals":
-            value /= np.linalg.norm(value, axis=-1, keepdims=True) + 2.2e-16
-        out[name] = value
-    mean, std = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
-    out["image"] = (np.clip(out["image"], 0, 255) / 255 - mean) / std
-    return out
 
 
 def meters() -> None:
@@ -190,7 +135,8 @@ def scenes() -> None:
 
 COMMANDS = {
     "step": lambda: benchmark_step.steps(cli.config_value(CONFIG)),
-    "input": inputs,
+    "input": lambda: benchmark_input.inputs(SIDE.value, AGAINST.value),
+    "reading": lambda: benchmark_input.reading(cli.config_value(CONFIG), AGAINST.value),
     "metrics": meters,
     "edges": edges,
     "render": scenes,

@@ -26,14 +26,16 @@ def encode_depth(metres: np.ndarray) -> bytes:
             return png.encode("depth", millimetres)
     planes = metres.view(np.uint8).reshape(*metres.shape, 4)
     below = np.ascontiguousarray(np.moveaxis(planes, -1, 0)).reshape(-1, metres.shape[1])
-    return png.encode("image", below)
+    return png.encode("depth", below)
 
 
 def encode_codes(codes: np.ndarray, known: np.ndarray) -> bytes:
     """Normals as 8-bit codes uint8 [H, W, 3] with a mask bool [H, W]."""
+    if known.all():
+        return png.encode("normals", codes)
     alpha = np.where(known, np.uint8(255), np.uint8(0))
     shown = np.where(known[..., None], codes, np.uint8(0))
-    return png.encode("image", np.dstack([shown, alpha]))
+    return png.encode("normals", np.dstack([shown, alpha]))
 
 
 def encode_normals(normals: np.ndarray) -> bytes:
@@ -71,7 +73,7 @@ def _normals(stored: np.ndarray) -> np.ndarray:
     blue, green, red, *alpha = cv2.split(stored)
     planes = np.empty((3, *stored.shape[:2]), np.float32)
     for plane, part in zip(planes, (red, green, blue), strict=True):
-        if alpha:
+        if stored.dtype == np.uint8:
             cv2.LUT(part, _CODES, dst=plane)
         else:
             np.subtract(part, np.float32(32768), out=plane)

@@ -1,6 +1,9 @@
 """Transforms by hand and by property; equality with the references is in parity/."""
 
+import dataclasses
+import pathlib
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -10,6 +13,7 @@ from mtl_vision.data.transforms import Augment, color, geometry, protocols
 from mtl_vision.data.transforms.maps import CLASS_MAPS, pack, unpack
 from mtl_vision.errors import ConfigError
 
+ROOT = pathlib.Path(__file__).parents[2]
 KINDS = ("semseg", "depth", "normals", "edge", "sal", "human_parts")
 H, W = 20, 30
 
@@ -430,3 +434,15 @@ def test_distortions_are_drawn_half_the_time():
 def test_overshoot_is_clipped():
     planes = [np.array([[-3.0, 0.9, 254.9, 256.2]], np.float32)] * 3
     np.testing.assert_array_equal(color.quantise(planes)[0, :, 0], [0, 0, 254, 255])
+
+
+def test_every_switch_is_documented_with_the_protocols_values():
+    text = (ROOT / "docs" / "joint.md").read_text()
+    rows = dict(re.findall(r"^\| `(\w+)`[^|]*\|(.*)\|$", text, re.MULTILINE))
+    fields = {f.name for f in dataclasses.fields(Augment)}
+    assert fields - rows.keys() == {"discrete"}  # beside `scales`
+    for name in fields - {"discrete"}:
+        off, a, b = rows[name].split("|")
+        assert f"`{getattr(Augment(), name)}`" in off
+        for augment, cell in ((transforms.A_PASCAL, a), (transforms.A_NYUD, a), (transforms.B, b)):
+            assert f"`{getattr(augment, name)}`" in cell or f"not in {'AB'[cell is b]}" in cell
