@@ -47,6 +47,13 @@ def test_words_may_stand_between_flags():
     assert found == ["a.png", "b.png"]
 
 
+def test_flags_may_follow_the_command():
+    found = []
+    argv = ["benchmark.py", "step", "--undefok=other"]
+    cli.start(found.append, argv, commands=("step", "input"))
+    assert found == ["step"]
+
+
 def test_other_exceptions_keep_their_traceback():
     with pytest.raises(ZeroDivisionError):
         cli.start(lambda: 1 / 0, ["train.py"])
