@@ -123,8 +123,7 @@ class FolderSource:
         if not 0 <= index < len(self):
             raise IndexError(f"{self.place} has {len(self)} images, not {index}.")
         path = self.place / "images" / self.files[index]
-        # Labels are drawn on the pixels as they are stored, so the camera's turn is left out.
-        image = _decoded(path, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+        image = _decoded(path, records.RGB)
         example = {"id": path.stem, "image": image}
         for kind, classes in zip(self.kinds, self.classes, strict=True):
             label = self.place / kind / f"{path.stem}.png"
