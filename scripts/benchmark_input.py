@@ -235,7 +235,9 @@ def torch_reader(name: str, examples: Examples, batch: int, cfg: Any) -> Reader:
 
     def start():
         count = max(cfg.input.workers, cfg.input.processes)
-        return iter(DataLoader(examples, batch, shuffle=True, num_workers=count))
+        # Record files that are open in this process would not survive a fork.
+        options = {"num_workers": count, "multiprocessing_context": "spawn"}
+        return iter(DataLoader(examples, batch, shuffle=True, **options))
 
     return Reader(name, start, children)
 
