@@ -107,15 +107,15 @@ def nyud(count: int) -> Iterator[tuple[str, bytes]]:
 
 def nyud_files(one: Mapping[str, Any], name: str) -> Iterator[tuple[str, bytes]]:
     """Yields what an archive has of one image; PNGs by OpenCV, which is quicker than Pillow."""
-    from mtl_vision.data.sources import PHOTO, png
+    from mtl_vision.data import png
     from tests import archives
 
     labels = np.where(one["semseg"] == 255, 0, one["semseg"] + 1).astype(np.uint8)
-    yield f"NYUDv2/images/{name}.png", png(one["image"], PHOTO)
-    yield f"NYUDv2/segmentation/{name}.png", png(labels)
+    yield f"NYUDv2/images/{name}.png", png.encode("image", one["image"])
+    yield f"NYUDv2/segmentation/{name}.png", png.encode("semseg", labels)
     yield f"NYUDv2/depth/{name}.npy", archives.npy(one["depth"])
-    yield f"NYUDv2/normals/{name}.png", png(archives.code(one["normals"]), PHOTO)
-    yield f"NYUDv2/edge/{name}.png", png(one["edge"] * np.uint8(255))
+    yield f"NYUDv2/normals/{name}.png", png.encode("image", archives.code(one["normals"]))
+    yield f"NYUDv2/edge/{name}.png", png.encode("edge", one["edge"] * np.uint8(255))
 
 
 def halves(count: int) -> dict[str, range]:

@@ -1,9 +1,9 @@
 """Depth and normals of real datasets as PNG files, without loss where the source has none to give.
 
 Depth: millimetres in 16 bits if that is exact, else the four bytes of the float32 as four grey
-pictures below each other. Normals: the 8-bit code ``n = 2 v / 255 - 1`` with an alpha channel of 0
-where they are undefined, if the source has that code, else ``round(32767 n) + 32768`` in 16 bits,
-which is 0.001 degrees off at most.
+pictures below each other. Normals: the 8-bit code ``n = 2 v / 255 - 1``, if the source has it, with
+an alpha channel of 0 where they are undefined, if anywhere; else ``round(32767 n) + 32768`` in 16
+bits, which is 0.001 degrees off at most.
 """
 
 import struct
@@ -45,7 +45,7 @@ def encode_normals(normals: np.ndarray) -> bytes:
     if np.array_equal(_CODES[codes][known], normals[known].astype(np.float32)):
         return encode_codes(codes, known)
     wide = np.round(normals.astype(np.float64) * 32767) + 32768
-    return png.encode("image", wide.astype(np.uint16))
+    return png.encode("normals", wide.astype(np.uint16))
 
 
 def decode(kind: str, data: bytes) -> np.ndarray:
