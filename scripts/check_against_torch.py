@@ -7,12 +7,13 @@ r"""Compares backbones here with transformers and timm, weights passing through 
 Every model is small, has random weights and an odd size, computes in float64, is saved the way its
 library saves, and is loaded here from the file. Printed is the largest difference of a feature, as
 a part of its largest value, over all blocks. Then our weights go back, under the names that
-scripts/export.py gives them, into a new model whose parameters are NaN: every name must be one of
-its own, and its features must be what they were. transformers resizes positions of DINOv2 in
+scripts/export.py gives them, into a new model of the library: every name must be one of its own,
+and its features must be what they were. transformers resizes positions of DINOv2 in
 float32 and makes angles of DINOv3 in float32.
 """
 
 import pathlib
+import re
 import tempfile
 from collections.abc import Mapping
 from typing import Any
@@ -94,27 +95,39 @@ def ours(
     return pretrained.recognise(arrays), tree, found
 
 
+# What a model of transformers may lack in a file of ours: nothing that is compared needs it.
+UNUSED = r".*(mask_token|pooler|head|relative_position_index).*"
+
+
 def given_back(model: Any, tree: Any, library: str) -> Any:
-    """Loads our parameters into a model of a library, in which all others become NaN.
+    """Returns a model like `model` with our parameters, by way of a file as we export it.
 
     Raises:
-      DataError: one has a name that the model does not know.
+      DataError: names that the model does not know, or that it lacks.
     """
     import torch
 
+    from mtl_vision import files
     from mtl_vision.errors import DataError
     from mtl_vision.models import exported
 
     _, arrays = exported.export(tree, library)
-    for x in model.parameters():
-        x.data = torch.full_like(x, torch.nan)
-    known = model.state_dict()
-    prefix = next(p for p in ("", "vision_model.") if p + next(iter(arrays)) in known)
-    weights = {prefix + name: torch.from_numpy(x.copy()) for name, x in arrays.items()}
-    strange = model.load_state_dict(weights, strict=False).unexpected_keys
-    if strange:
-        raise DataError(f"{library} does not know {', '.join(strange)}.")
-    return model.eval()
+    if hasattr(model, "from_pretrained"):
+        with tempfile.TemporaryDirectory() as folder:
+            model.config.save_pretrained(folder)
+            files.write(pathlib.Path(folder) / "model.safetensors", arrays, {"format": "pt"})
+            made, info = type(model).from_pretrained(folder, output_loading_info=True)
+        strange, lacking = info["unexpected_keys"], info["missing_keys"]
+    else:
+        made = model
+        for x in made.parameters():
+            x.data = torch.full_like(x, torch.nan)
+        tensors = {name: torch.from_numpy(x.copy()) for name, x in arrays.items()}
+        strange, lacking = made.load_state_dict(tensors, strict=False).unexpected_keys, []
+    lacking = [name for name in lacking if not re.fullmatch(UNUSED, name)]
+    if strange or lacking:
+        raise DataError(f"{library}: strange {', '.join(strange)}; lacking {', '.join(lacking)}.")
+    return made.eval()
 
 
 def difference(expected: Mapping[str, Any], found: Mapping[str, Any]) -> float:
@@ -163,7 +176,10 @@ def main() -> None:
     if SIZES.value:
         return sizes()
     import jax
+    from transformers.utils import logging
 
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     jax.config.update("jax_enable_x64", True)
     chosen = {n: c for n, c in CASES.items() if not ONLY.value or n.startswith(tuple(ONLY.value))}
     apart = []

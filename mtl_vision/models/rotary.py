@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mtl_vision.models.layers import widen
+from mtl_vision.models.layers import expand, widen
 
 
 @functools.lru_cache(maxsize=64)
@@ -36,8 +36,8 @@ def rotated(x: jax.Array, rotation: jax.Array | None) -> jax.Array:
     """
     if rotation is None:
         return x
-    cos, sin = widen(rotation)
-    first, last = jnp.split(x, [x.shape[-2] - len(cos)], -2)
+    cos, sin = (expand(one, x.ndim) for one in widen(rotation))
+    first, last = jnp.split(x, [x.shape[-2] - rotation.shape[1]], -2)
     last = widen(last)
     a, b = jnp.split(last, 2, -1)
     last = last * cos + jnp.concatenate([-b, a], -1) * sin

@@ -153,10 +153,15 @@ class PromptBlock(nnx.Module):
         self.attn, self.tap = PromptAttention(block.attn, pixels), tap
 
     def __call__(
-        self, x: jax.Array, *, rate: jax.Array | float = 0.0, key: jax.Array | None = None
+        self,
+        x: jax.Array,
+        *,
+        rate: jax.Array | float = 0.0,
+        key: jax.Array | None = None,
+        **given: Any,
     ) -> jax.Array | Tapped:
         keys, T = split(key, 6), self.attn.tasks
-        branch, *scores = self.attn(self.norm1(x), score=self.tap, key=keys[0])
+        branch, *scores = self.attn(self.norm1(x), score=self.tap, key=keys[0], **given)
         x = x + dropped(self.scale1(branch, key=keys[4]), T, rate, keys[1])
         branch = self.scale2(self.mlp(self.norm2(x), key=keys[2]), key=keys[5])
         x = x + dropped(branch, T, rate, keys[3])
