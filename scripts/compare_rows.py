@@ -60,6 +60,7 @@ def decoders(values: dict[str, Any]) -> Rows:
     kind = values["backbone"]["name"]
     made = {name: dict(name=name, **WIDE.get(name, {})) for name in ("conv", *DECODERS)}
     made["mlore"]["grid"] = GRIDS[kind]
+    made["conv, wide"] = dict(name="conv", width=128)
     rows = {name: dict(decoder=decoder) for name, decoder in made.items()}
     for name, change in ABLATIONS.items():
         rows[f"task_expert, {name}"] = dict(decoder=made["task_expert"] | change)
