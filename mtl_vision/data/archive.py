@@ -43,7 +43,7 @@ def files(
     if path.is_dir():
         yield from _folder(path, wanted, advance)
         return
-    with open(path, "rb") as raw:
+    with _opened(path) as raw:
         start = raw.read(512)
         raw.seek(0)
         tracked = _Tracked(raw, advance)
@@ -60,6 +60,13 @@ def files(
                 f"{path} is neither a folder nor a .tgz, .tar or .zip archive.{page} "
                 "Download it again, or unpack it and give the folder."
             )
+
+
+def _opened(path: pathlib.Path) -> IO[bytes]:
+    try:
+        return open(path, "rb")
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
 
 
 def size(path: pathlib.Path) -> int:

@@ -76,7 +76,7 @@ def edge(data: bytes) -> Converted:
     """A PNG of 0 and 255 -> 0 and 1."""
     allowed = np.zeros(256, bool)
     allowed[[0, 255]] = True
-    return plane(only(sources.indices(data), allowed, "0 and 255") >> 7)
+    return plane((only(sources.indices(data), allowed, "0 and 255") > 0).astype(np.uint8))
 
 
 def edge_npy(data: bytes) -> Converted:

@@ -57,7 +57,8 @@ def semseg(data: bytes) -> Converted:
     """Class indices 0 to 20 and 255, as they are."""
     allowed = np.zeros(256, bool)
     allowed[[*range(len(CLASSES)), 255]] = True
-    return plane(only(sources.indices(data, MAX_SIDE), allowed, "classes 0 to 20 and 255"))
+    label = only(sources.indices(data, MAX_SIDE), allowed, "classes 0 to 20 and 255")
+    return plane(label.astype(np.uint8))
 
 
 def labels(data: bytes) -> Converted:
@@ -113,7 +114,8 @@ def normals(data: bytes) -> Converted:
 
 def sal(data: bytes) -> Converted:
     """1 where v / 255 > 0.5."""
-    return plane((sources.indices(data, MAX_SIDE) > 127).astype(np.uint8))
+    level = only(sources.indices(data, MAX_SIDE), np.ones(256, bool), "0 to 255")
+    return plane((level > 127).astype(np.uint8))
 
 
 def join(parts: Mapping[str, Converted], kinds: Sequence[str]) -> dict[str, bytes]:

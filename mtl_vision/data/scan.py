@@ -61,6 +61,8 @@ def convert(dataset: str, task: tuple[Match, str, bytes]) -> Item:
         return Item(key, name, part.convert(data))
     except DataError as error:
         return Item(key, name, None, str(error))
+    except Exception as error:  # whatever a file can do wrong, it is the file's fault
+        return Item(key, name, None, f"cannot be read ({type(error).__name__}: {error})")
 
 
 class Names:

@@ -63,8 +63,8 @@ def shape(data: bytes) -> tuple[int, int]:
 
 
 def indices(data: bytes, max_side: int = MAX_SIDE) -> np.ndarray:
-    """Pixel values of a PNG of one channel, uint8 [H, W]; of a palette the indices."""
-    image = picture(data, ("L", "P", "1"), max_side)
+    """Pixel values of a PNG of one channel, [H, W], mostly uint8; of a palette the indices."""
+    image = picture(data, ("L", "P", "1", "I;16", "I"), max_side)
     return np.asarray(image.convert("L") if image.mode == "1" else image)
 
 

@@ -15,7 +15,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from mtl_vision.data import matlab, prepare, staging, survey
+from mtl_vision.data import archive, matlab, prepare, staging, survey
 from mtl_vision.data.scan import scan
 from mtl_vision.errors import DataError
 from tests import archives as A
@@ -53,11 +53,6 @@ def faults(dataset, name, data, tmp_path):
     return line
 
 
-def anno(**changes):
-    """A PASCAL-Part file with one person, changed."""
-    return A.annotation([("person", 15, FLAT, [("head", FLAT)])])
-
-
 NESTED = 100_000
 
 
@@ -80,6 +75,8 @@ def nested_cells():
         ("semseg/VOC12/a_1.png", A.palette(FLAT + 21), "holds 21, expected classes 0 to 20 and"),
         ("semseg/VOC12/a_1.png", A.picture(np.dstack([FLAT] * 3), "PNG"), "RGB, expected L or P"),
         ("semseg/VOC12/a_1.png", A.palette(FLAT)[:-30], "is no whole PNG or JPEG"),
+        ("semseg/VOC12/a_1.png", A.picture(FLAT + np.uint16(300), "PNG"), "holds 300, expected"),
+        ("human_parts/a_1.mat", A.annotation([("x", np.zeros(0), FLAT, [])]), "cannot be read (I"),
         ("JPEGImages/a_1.jpg", A.picture(np.zeros((9, 600, 3), np.uint8), "JPEG"), "at most 500"),
         ("JPEGImages/a_1.jpg", b"<html>", "is no whole PNG or JPEG"),
         ("sal_distill/a_1.png", A.picture(np.zeros((20, 20), np.uint8), "PNG"), "20x20, its image"),
@@ -199,6 +196,8 @@ def test_what_is_no_archive_of_the_dataset_is_said(tmp_path):
     page.write_bytes(b"<!DOCTYPE html><html>Quota exceeded</html>")
     assert "It is a web page; the download failed." in fault("nyud_v2", page, tmp_path)
     assert "does not exist" in fault("nyud_v2", tmp_path / "none.tgz", tmp_path)
+    with pytest.raises(DataError, match="cannot be read: Is a directory"):
+        archive._opened(tmp_path)
     no_list = {n: d for n, d in nyud().items() if "val.txt" not in n}
     assert "no image of the split 'val' is whole" in fault("nyud_v2", no_list, tmp_path)
     odd = nyud() | {"NYUD/gt_sets/val.txt": b"../../etc/passwd\n"}
@@ -274,8 +273,7 @@ def test_killed_and_run_again_it_completes(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "nyud_v2/partial: prepared" in done.stdout and not list(tmp_path.glob("incomplete*"))
     assert len(read(tmp_path, "nyud_v2", "train", ("depth",))) == 249
-    again = subprocess.run(command, capture_output=True, **options)
-    assert "nyud_v2/partial: already prepared" in again.stdout
+    assert not prepare.prepare("nyud_v2", path, tmp_path, partial=True, **QUIET)[1]
 
 
 def test_scipy_reads_what_the_reader_reads():
