@@ -232,7 +232,7 @@ CASES = {
         1e-5,
     ),
     "dinov3_gated_timm": Case(
-        of_timm("vit_small_plus_patch16_dinov3", img_size=(80, 80), **TIMM),
+        of_timm("vit_small_plus_patch16_dinov3_qkvb", img_size=(80, 80), **TIMM),
         blocks,
         OURS | DINOV3 | dict(register_tokens=4, act="swiglu", mlp_ratio=4.0),
         (80, 112),
