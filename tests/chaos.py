@@ -98,7 +98,7 @@ class Run:
         if moment == "step":
             return last["step"] >= step
         if moment == "save":
-            writing = (self.workdir / "checkpoints" / "steps").glob("*.orbax-checkpoint-tmp")
+            writing = (self.workdir / "checkpoints" / "steps").glob("*tmp*")
             return last["step"] >= step and any(True for _ in writing)
         looked = any(name.startswith("eval/") for name in last)
         return last["step"] >= max(step, 1) and last["step"] % EVAL == 0 and not looked
