@@ -122,13 +122,15 @@ def test_the_example_of_the_documentation_trains(tmp_path, monkeypatch):
     monkeypatch.setitem(DATASETS, "garden", None)  # gone again after the test
     exec(line, {"DATASETS": DATASETS, "Dataset": Dataset, "garden": garden})
     exec(config, configured)
-    make(tmp_path / "garden", size=(90, 120))
+    make(tmp_path / "garden", size=(30, 40))
     values = configured["get_config"]().to_dict()
     # Smaller and shorter than the command says.
     small = tiny.values()
     values |= {k: small[k] for k in ("backbone", "decoder", "mesh", "schedule")}
     values["data"] |= {"root": str(tmp_path), "batch": 2, "workers": 0}
+    values["data"]["garden"]["size"] = (32, 40)
     values["eval"] |= {"batch": 2, "workers": 0}
+    values["schedule"]["warmup"] = 1
     values["run"] |= {"steps": 2, "log_every": 1, "eval_every": 0}
     final = loop.train(check(values), tmp_path / "run")
     assert final["images"] == {"garden": 2}
