@@ -119,13 +119,9 @@ class Evaluator:
             result.drawn[name] = drawn
         for part, totals in taken.items():
             for what, total in totals.items():
-                means, kinds = total / images, [task.kind for task in group]
-                owners = kinds if len(means) > 1 or len(kinds) == 1 else ["all tasks"]
-                where = f"{what}/{part}/{name}"
-                result.gates |= {f"{where}/{k}": x for k, x in zip(owners, means, strict=True)}
+                put_gates(result, f"{what}/{part}/{name}", total / images, group)
                 if draw:
-                    picture = gate_map(means, owners, self.entries.get(part))
-                    result.maps[where.replace("/", "_")] = picture
+                    draw_gates(result, f"{what}/{part}/{name}", self.entries.get(part))
 
     def _writer(self, name):
         kinds, first = [task.kind for task in self.groups[name]], hosts.first()
@@ -223,6 +219,20 @@ def readable(kind: str, value: np.ndarray) -> np.ndarray:
 def put(table: dict[str, float], name: str, values: Mapping[str, float]) -> None:
     """Adds ``{key: value}`` of one task under ``name/key``."""
     table.update({f"{name}/{key}": float(value) for key, value in values.items()})
+
+
+def put_gates(result: Result, where: str, means: np.ndarray, group: Sequence[Task]) -> None:
+    """Adds gates ``[T, L, n]`` of a dataset's tasks, or ``[1, L, n]`` of all of them together."""
+    kinds = [task.kind for task in group]
+    owners = kinds if len(means) == len(kinds) else ["all tasks"]
+    result.gates.update({f"{where}/{k}": x for k, x in zip(owners, means, strict=True)})
+
+
+def draw_gates(result: Result, where: str, entries: Sequence[str] | None) -> None:
+    """Draws what `put_gates` added; `entries` are the n names, None for experts."""
+    means = {k.rpartition("/")[2]: x for k, x in result.gates.items() if k.startswith(f"{where}/")}
+    picture = gate_map(np.stack(list(means.values())), list(means), entries)
+    result.maps[where.replace("/", "_")] = picture
 
 
 def jit_constant(mesh: jax.sharding.Mesh, group: Sequence[Task]) -> Callable[..., Any]:
