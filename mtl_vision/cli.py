@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 from absl import flags
 
 from mtl_vision import hosts
+from mtl_vision.allocator import keep_memory
 from mtl_vision.errors import ConfigError, Requeue, UserError
 
 # What absl and ml_collections raise for a flag, a config file or an override that is wrong.
@@ -51,6 +52,7 @@ def start(
       commands: words of which the command line must hold exactly one.
       words: whether it may hold any, anywhere.
     """
+    keep_memory()
     # Programs compiled once serve the next start of the same run, and its evaluation.
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_folder() / "jax"))
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")

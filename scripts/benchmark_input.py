@@ -33,7 +33,6 @@ def inputs(side: int, against: str) -> None:
     from mtl_vision.data import transforms
 
     cv2.setNumThreads(1)
-    np.empty(31 << 20, np.uint8)  # as the pipeline does, see data.pipeline
     one, rng = example(), np.random.default_rng(0)
     kinds, size = tuple(k for k in one if k not in ("id", "image")), (side, side)
     for protocol, augment in (("A", transforms.A_PASCAL), ("B", transforms.B)):

@@ -139,9 +139,11 @@ def test_compiler_options_keep_rows_that_share_an_operand_right():
     y = jax.random.normal(jax.random.key(0), (4096, 32))
     c = jax.random.normal(jax.random.key(1), (3, 4096, 32))
 
-    def project(y, c):
-        return c - y[None] * (y[None] * c).sum(-1, keepdims=True)
+    def both(y, c):
+        sums = c - y[None] * (y[None] * c).sum(-1, keepdims=True)
+        return sums, c[:, :48] @ y[None, :48].repeat(3, 0).swapaxes(1, 2)
 
-    found = jax.jit(project, compiler_options=parallel.compiler_options(mesh))(y, c)
-    y, c = np.asarray(y, np.float64), np.asarray(c, np.float64)
-    np.testing.assert_allclose(found, project(y, c), rtol=1e-4, atol=1e-3)
+    found = jax.jit(both, compiler_options=parallel.compiler_options(mesh))(y, c)
+    wanted = both(np.asarray(y, np.float64), np.asarray(c, np.float64))
+    for ours, theirs in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-3)

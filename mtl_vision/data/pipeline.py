@@ -17,6 +17,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from mtl_vision.allocator import keep_memory
 from mtl_vision.data.order import Order
 from mtl_vision.errors import ConfigError, DataError, UserError
 
@@ -321,11 +322,10 @@ def _put(batch: Batch, row: int, example: Mapping[str, Any]) -> None:
 def _set_up_process() -> None:
     """Once per process: OpenCV without threads of its own, and an allocator that keeps memory.
 
-    glibc hands arrays over 128 KiB back to the system when they are freed, which costs an image
-    2,700 page faults, a quarter of its time. Freeing one large array raises that limit to its size.
+    Without the latter an image costs 2,700 page faults, a quarter of its time.
     """
     cv2.setNumThreads(1)
-    np.empty(31 << 20, np.uint8)
+    keep_memory()
 
 
 def _mark_flags_as_parsed() -> None:
