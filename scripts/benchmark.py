@@ -9,6 +9,7 @@ r"""Measures, side by side in one run, and prints the ratio to what it is compar
   python scripts/benchmark.py metrics [--against plain]                # meters, ms per image
   python scripts/benchmark.py edges                                    # odsF, ms per image
   python scripts/benchmark.py render                                   # SynthScenes, ms per image
+  python scripts/benchmark.py blocks  [--against torch] [--blocks vit_b,swin_t_0]
   python scripts/benchmark.py optim   [--against torchjd] [--methods pcgrad,cagrad]
   python scripts/benchmark.py optim_step --config configs/joint_swin_t_hrnet.py \
       [--methods pcgrad,famo,sam] [--strategies vmap,scan,passes,two_pass,features]
@@ -24,6 +25,7 @@ import platform
 from collections.abc import Callable
 from importlib import metadata
 
+import benchmark_blocks
 import benchmark_input
 import benchmark_optim
 import benchmark_optim_step
@@ -140,6 +142,7 @@ COMMANDS = {
     "metrics": meters,
     "edges": edges,
     "render": scenes,
+    "blocks": lambda: benchmark_blocks.blocks(AGAINST.value),
     "optim": lambda: benchmark_optim.merging(AGAINST.value),
     "scaling": lambda: benchmark_scaling.scaling(cli.config_value(CONFIG)),
     "optim_step": lambda: benchmark_optim_step.stepping(cli.config_value(CONFIG)),
