@@ -83,6 +83,7 @@ def export(tree: dict[str, Any], library: str) -> tuple[str, dict[str, np.ndarra
             continue
         try:
             arrays = invert(tree, pretrained.FORMATS[key].rules)
+            arrays |= _positions(tree, key, arrays)
             _compare(tree, key, arrays)
             return key, arrays
         except DataError as e:
@@ -97,6 +98,18 @@ def _possible(tree, key):
     gated = mlp["fc1"]["kernel"].shape[1] == 2 * mlp["fc2"]["kernel"].shape[0]
     rotary = "pos_embed" not in tree
     return rotary == (key in ROTARY) and (key in EITHER or gated == (key in GATED))
+
+
+def _positions(tree, key, arrays):
+    """Leaves positions of tokens out that are zero: timm's DeiT III and ViTs with registers do."""
+    if key != "vit_timm" or "cls_token" not in tree:
+        return {}
+    tokens, table = len(tree["cls_token"]), arrays["pos_embed"]
+    if not table[:, :tokens].any():
+        return {"pos_embed": np.ascontiguousarray(table[:, tokens:])}
+    if "register_tokens" in tree:
+        raise DataError("beside registers its class token has no position, which must be zero.")
+    return {}
 
 
 def _compare(tree, key, arrays):
