@@ -83,7 +83,7 @@ def export(tree: dict[str, Any], library: str) -> tuple[str, dict[str, np.ndarra
             continue
         try:
             arrays = invert(tree, pretrained.FORMATS[key].rules)
-            arrays |= _positions(tree, key, arrays)
+            arrays = _with_biases(key, arrays) | _positions(tree, key, arrays)
             _compare(tree, key, arrays)
             return key, arrays
         except DataError as e:
@@ -98,6 +98,14 @@ def _possible(tree, key):
     gated = mlp["fc1"]["kernel"].shape[1] == 2 * mlp["fc2"]["kernel"].shape[0]
     rotary = "pos_embed" not in tree
     return rotary == (key in ROTARY) and (key in EITHER or gated == (key in GATED))
+
+
+def _with_biases(key, arrays):
+    """Leaves biases of queries and values out if all are zero: most of timm's DINOv3 have none."""
+    biases = [name for name in arrays if name.endswith((".q_bias", ".v_bias"))]
+    if key not in LIBRARIES["timm"] or any(arrays[name].any() for name in biases):
+        return arrays
+    return {name: x for name, x in arrays.items() if name not in biases}
 
 
 def _positions(tree, key, arrays):

@@ -62,6 +62,14 @@ def test_a_library_reads_what_was_trained(name, options, library, key):
     jax.tree.map(np.testing.assert_array_equal, pretrained.load(arrays, tree), tree)
 
 
+def test_timm_leaves_out_biases_that_are_zero():
+    tree = drawn("vit", ROTARY)
+    tree["blocks"][0]["attn"]["qkv"]["bias"][:] = 0
+    _, arrays = exported.export(tree, "timm")
+    assert not [name for name in arrays if "q_bias" in name or "v_bias" in name]
+    jax.tree.map(np.testing.assert_array_equal, pretrained.load(arrays, tree), tree)
+
+
 @pytest.mark.parametrize("options", [DINO, VIT])
 def test_timm_leaves_out_positions_of_tokens_that_are_zero(options):
     tree = drawn("vit", options)
