@@ -8,7 +8,7 @@ from flax import nnx
 
 from mtl_vision.models import convert, mtl
 from mtl_vision.models.backbones import BACKBONES
-from mtl_vision.models.pretrained import swin
+from mtl_vision.models.pretrained import FORMATS, renamed
 from tests.parity import records
 
 RECORDS = records.records("swin_hf")
@@ -31,9 +31,9 @@ def build(config, out_norm):
 def compare(file, dtype, tolerance):
     meta, arrays = records.load(file)
     graphdef, targets = nnx.split(mtl.abstract(lambda: build(meta["config"], True)))
-    weights = convert.convert(
-        records.group(arrays, "param"), swin.TRANSFORMERS, nnx.to_pure_dict(targets)
-    )
+    how = FORMATS["swin_transformers"]
+    given = renamed(records.group(arrays, "param"), how)
+    weights = convert.convert(given, how.rules, nnx.to_pure_dict(targets))
     weights = jax.tree.map(lambda a: jnp.asarray(a, dtype), weights)
     image = jnp.asarray(np.moveaxis(arrays["input/image"], 1, -1), dtype)
 

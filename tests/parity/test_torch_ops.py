@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from mtl_vision.models import convert, convolution, layers
+from mtl_vision.models import convolution, layers, layouts
 from mtl_vision.models.resize import METHODS, resize
 from tests.parity import records
 
@@ -58,7 +58,7 @@ def test_resize_in_single_precision(method):
 def test_bias_table_of_another_window():
     expected = ARRAYS["bias_table/output"]
     table = ARRAYS["bias_table/input"].astype(np.float64)
-    records.assert_close(convert.bias_table(table, expected.shape), expected, 1e-12)
+    records.assert_close(layouts.bias_table(table, expected.shape), expected, 1e-12)
 
 
 def bias_of(name):
@@ -68,7 +68,7 @@ def bias_of(name):
 
 @pytest.mark.parametrize("name", CONVOLUTIONS)
 def test_convolution(name, x64):
-    kernel = jnp.asarray(convert.conv(ARRAYS[f"conv/{name}.weight"]), jnp.float64)
+    kernel = jnp.asarray(layouts.conv(ARRAYS[f"conv/{name}.weight"]), jnp.float64)
     x = channels_last("conv/input")
     groups = x.shape[-1] // kernel.shape[2]
     y = convolution.conv(x, kernel, groups=groups, **CONVOLUTIONS[name])

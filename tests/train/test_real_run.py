@@ -6,7 +6,8 @@ import numpy as np
 from mtl_vision.check import check
 from mtl_vision.data.prepare import look, prepare
 from mtl_vision.data.survey import problems
-from mtl_vision.evaluate import evaluate_run, report
+from mtl_vision.evaluate import evaluate_run
+from mtl_vision.results import report
 from mtl_vision.train import folder, loop
 from tests import archives as A
 from tests import tiny
