@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Makes .venv, installs what the tests need, runs them. Safe to run again.
 # usage: [WORKERS=2] scripts/test.sh [--browser] [pytest arguments]
+# `-m slow` runs the tests that are otherwise left out because they compile or render long.
 # --browser also opens the HTML pages in Debian's Chromium, which it installs if absent (as root).
 set -euo pipefail
 cd "$(dirname "$0")/.."

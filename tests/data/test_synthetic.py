@@ -146,6 +146,7 @@ def test_parts_and_saliency_agree_with_semseg():
     assert 5 <= people <= 45
 
 
+@pytest.mark.slow
 def test_every_class_occurs():
     for domain in DOMAINS:
         labels = set()

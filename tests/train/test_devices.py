@@ -45,7 +45,7 @@ def reference():
 
 
 @pytest.mark.devices8
-@pytest.mark.parametrize("slices, tensor", [(4, 1), (2, 4)])
+@pytest.mark.parametrize("slices, tensor", [pytest.param(4, 1, marks=pytest.mark.slow), (2, 4)])
 def test_eight_devices_give_the_numbers_of_one(reference, slices, tensor):
     metrics, gradient, stats, after = one_step(preset="hybrid", slices=slices, tensor=tensor)
     for name, value in reference[0].items():

@@ -169,6 +169,7 @@ def config(name, options=None, **fields):
     return check(values)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, optimizer",
     [

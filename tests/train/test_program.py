@@ -76,6 +76,7 @@ def test_an_adapter_run_under_dp_gathers_no_parameter():
     assert trained <= summed < trained + frozen / 2
 
 
+@pytest.mark.slow
 @pytest.mark.devices8
 def test_fsdp_keeps_an_eighth_and_what_cannot_be_cut():
     start, step, images, _ = compiled(adapter=LORA, mesh__preset="fsdp")

@@ -99,6 +99,7 @@ def test_a_signal_in_the_last_evaluation_ends_it(whole, tmp_path, monkeypatch):
     assert run(tmp_path) == final
 
 
+@pytest.mark.slow
 def test_steps_that_are_not_finite_are_skipped_and_counted(tmp_path, monkeypatch):
     feed(monkeypatch, bad=(2, 3))
     run(tmp_path, run__not_finite="skip", run__log_every=1)
@@ -115,6 +116,7 @@ def test_too_many_skipped_steps_in_a_row_end_the_run():
         survive.in_a_row([False, False], 9)
 
 
+@pytest.mark.slow
 def test_rolling_back_leaves_the_batch_out(tmp_path, monkeypatch):
     back, straight = tmp_path / "back", tmp_path / "straight"
     with monkeypatch.context() as patch:
@@ -142,6 +144,7 @@ def test_the_batch_after_a_step_follows_the_rollbacks(tmp_path):
         survive.note_rollback(tmp_path, 4, 14, reason)
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_the_run_at_the_next_step(whole, tmp_path, monkeypatch):
     reference, final = whole
     limits, taken = resource.getrlimit(resource.RLIMIT_FSIZE), []
