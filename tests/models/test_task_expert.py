@@ -143,7 +143,10 @@ def jacobian(decoder, reads):
     return rules.flatten(grads(params))
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(
+    "variant",
+    [pytest.param(v, marks=[pytest.mark.slow] * (v != "default")) for v in VARIANTS],
+)
 def test_every_parameter_learns_from_the_tasks_that_own_it(variant):
     options, reads, still = VARIANTS[variant]
     decoder = build(**SMALL | options)

@@ -96,7 +96,12 @@ def assert_same(found, expected, rtol=1e-3, atol=2e-5):
 @pytest.mark.devices8
 @pytest.mark.parametrize(
     "names",
-    [("cagrad", "equal", "task_sam"), ("graddrop",), ("pcgrad", "uw", "sam"), ("moco", "famo")],
+    [
+        ("cagrad", "equal", "task_sam"),
+        pytest.param(("graddrop",), marks=pytest.mark.slow),
+        pytest.param(("pcgrad", "uw", "sam"), marks=pytest.mark.slow),
+        pytest.param(("moco", "famo"), marks=pytest.mark.slow),
+    ],
 )
 def test_eight_devices_give_the_parameters_of_one(names):
     # CAGrad gives the weakest task here a weight of 70; a bias before a norm, whose gradient is

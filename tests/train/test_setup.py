@@ -21,6 +21,7 @@ CASES = {
     "all": dict(per_task="passes", aggregator="graddrop", weighting="famo", sam="sam"),
     "balanced": dict(palora=dict(balance="both", alignment=0.1)),
 }
+SLOW = ("halves", "balanced")
 
 
 def config(**chosen):
@@ -36,7 +37,9 @@ def config(**chosen):
     return check(values)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", [pytest.param(c, marks=[pytest.mark.slow] * (c in SLOW)) for c in CASES]
+)
 def test_the_step_of_a_config_traces(case, monkeypatch):
     first = jax.devices()[:1]
     monkeypatch.setattr(jax, "devices", lambda *args: first)
