@@ -120,10 +120,6 @@ def given_back(model: Any, tree: Any, library: str) -> Any:
         strange, lacking = info["unexpected_keys"], info["missing_keys"]
     else:
         made = model
-        if getattr(made, "no_embed_class", False):  # the class token has its position in itself
-            table = arrays["pos_embed"]
-            cls_token = arrays["cls_token"] + table[:, :1]
-            arrays = arrays | {"cls_token": cls_token, "pos_embed": table[:, 1:]}
         for x in made.parameters():
             x.data = torch.full_like(x, torch.nan)
         tensors = {name: torch.from_numpy(x.copy()) for name, x in arrays.items()}
