@@ -4,13 +4,14 @@ A file's claims are compared with its size before room is made for them, so that
 whole or not at all, and costs memory in proportion to its size.
 """
 
+import contextlib
 import json
 import math
 import os
 import pathlib
 import pickle
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -212,14 +213,24 @@ def write(path: pathlib.Path, arrays: Arrays, metadata: Mapping[str, str]) -> No
     Raises:
       DataError: another ending.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{path.suffix}")
-    if path.suffix == ".npz":
-        np.savez(temporary, **arrays)
-    elif path.suffix == ".safetensors":
+    if path.suffix not in (".npz", ".safetensors"):
+        raise DataError(f"{path} does not end in .safetensors or .npz.")
+    with whole(path) as file:
+        if path.suffix == ".npz":
+            np.savez(file, **arrays)
+            return
         from safetensors.numpy import save_file
 
-        whole = {name: np.ascontiguousarray(x) for name, x in arrays.items()}
-        save_file(whole, temporary, metadata=dict(metadata))
-    else:
-        raise DataError(f"{path} does not end in .safetensors or .npz.")
-    temporary.replace(path)
+        rows = {name: np.ascontiguousarray(x) for name, x in arrays.items()}
+        save_file(rows, file, metadata=dict(metadata))
+
+
+@contextlib.contextmanager
+def whole(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Gives a file to write, which becomes `path` at the end, or goes if something fails."""
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 
+from mtl_vision import files
 from mtl_vision.errors import DataError
 
 CLASSES = ("semseg", "human_parts")
@@ -124,9 +125,8 @@ class Writer:
         value = native(kind, shown(kind, value), size, self.protocol)
         ending, data = encoded(kind, value)
         path = self.folder / kind / f"{name}.{ending}"
-        temporary = path.with_name(f".{path.name}")
-        temporary.write_bytes(data)
-        temporary.replace(path)
+        with files.whole(path) as file:
+            file.write_bytes(data)
 
     def _done(self, future: Future) -> None:
         try:

@@ -16,7 +16,9 @@ from mtl_vision.predict import album
 from mtl_vision.predict.album import Album
 from mtl_vision.predict.canvas import at_size, canvas, uncovered, winners
 from mtl_vision.predict.run import Reader, predictions
+from mtl_vision.report import page
 from mtl_vision.viz import panels
+from mtl_vision.viz.contact import Cell
 from tests import tiny
 
 CFG = check(tiny.values())
@@ -132,8 +134,8 @@ def test_an_album_has_every_task_of_every_photo_at_its_size(tmp_path, photos):
             assert str(value.dtype) in said["tasks"][task.name]["array"]
     written = {str(f.relative_to(tmp_path / "out")) for f in (tmp_path / "out").rglob("*.*")}
     assert written == {*said["files"], "predictions.json"}
-    page = (tmp_path / "out" / "index.html").read_text()
-    assert page.count("<section>") == 3 and "0/synth_nyud_depth.png" in page
+    text = (tmp_path / "out" / "index.html").read_text()
+    assert text.count("<section") == 3 and 'href="0/synth_nyud_depth.png"' in text
     sheet = opened(tmp_path / "out" / "sheet.png")
     assert sheet.shape[1] == 2 * 28 + 10 * (216 + 10) - 10
 
@@ -179,3 +181,12 @@ def test_the_batch_is_no_larger_than_the_photos(monkeypatch):
     mesh = parallel.make_mesh(data=2, devices=jax.devices()[:2])
     for count, batch in ((1, 2), (3, 4), (9, 4)):
         assert reader(CFG, mesh, ["synth_nyud"], count).batch == batch
+
+
+def test_the_page_shows_names_as_text():
+    cell = Cell(np.zeros((3, 4, 3), np.uint8), (("#800000", "<b> & co"),))
+    figure = album.figure(("set", "depth"), cell, "a/b's.png")
+    template = page.environment().get_template("predictions.html")
+    text = template.render(title="<title>", sections=[[figure]])
+    assert "&lt;b&gt; &amp; co" in text and "<h1>&lt;title&gt;</h1>" in text
+    assert 'href="a/b&#39;s.png"' in text and "data:image/jpeg;base64," in text

@@ -3,25 +3,26 @@
 ``predictions.json`` lists the files, so that a second start knows which are its own.
 """
 
-import contextlib
+import io
 import json
-import os
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
 import numpy as np
 from PIL import Image
 
+from mtl_vision import files
 from mtl_vision.build import Groups
 from mtl_vision.data import photos
 from mtl_vision.errors import DataError
 from mtl_vision.predict.canvas import at_size
 from mtl_vision.predict.run import Prediction
+from mtl_vision.report import page
 from mtl_vision.tasks import Task
 from mtl_vision.train.log import write_json
-from mtl_vision.viz import contact, page
+from mtl_vision.viz import contact
 from mtl_vision.viz.colors import colorize
 from mtl_vision.viz.contact import Cell
 
@@ -67,7 +68,7 @@ class Album:
         self.tasks = [task for group in groups.values() for task in group]
         self.names = dict(zip(paths, photos.names(paths), strict=True))
         self.rows: list[contact.Row] = []
-        self.sections: list[str] = []
+        self.sections: list[list[dict[str, Any]]] = []
         self.photos: dict[str, Any] = {}
         inside = [name for task in self.tasks for name in (picture_of(task), array_of(task))]
         files = [f"{name}/{file}" for name in self.names.values() for file in inside]
@@ -93,7 +94,7 @@ class Album:
             links[key] = quote(f"{name}/{picture_of(task)}")
         if len(self.rows) < SHOWN:
             self.rows.append(row)
-        self.sections.append(page.section(row, links))
+        self.sections.append([figure(key, cell, links[key]) for key, cell in row.items()])
         self.photos[name] = {"file": str(photo.path), "size": photo.size}
 
     def finish(
@@ -109,8 +110,9 @@ class Album:
         if self.rows:
             shown = title if len(self.sections) <= SHOWN else f"{title}, the first {SHOWN}"
             save_picture(self.out / SHEET, contact.sheet(self.rows, shown))
-        with whole(self.out / PAGE) as file:
-            file.write_text(page.page(self.sections, title))
+        template = page.environment().get_template("predictions.html")
+        text = template.render(title=title, sections=self.sections)
+        page.write_whole(self.out / PAGE, text)
         content = {
             "format": FORMAT,
             **about,
@@ -120,6 +122,14 @@ class Album:
             "files": [f for f in self.files if (self.out / f).exists()],
         }
         write_json(self.out / LIST, content)
+
+
+def figure(key: tuple[str, str], cell: Cell, link: str) -> dict[str, Any]:
+    """Returns what the page shows of a cell of the sheet, and the address it leads to."""
+    data = io.BytesIO()
+    Image.fromarray(cell.picture).save(data, "JPEG", quality=85)
+    picture = page.data_uri(data.getvalue(), "jpeg")
+    return dict(group=key[0], column=key[1], picture=picture, lines=cell.lines, link=link)
 
 
 def claim(out: pathlib.Path, files: Sequence[str]) -> list[str]:
@@ -160,20 +170,9 @@ def listed(file: pathlib.Path) -> list[str]:
     raise DataError(f"{file} is not a list of predictions; give another --out.")
 
 
-@contextlib.contextmanager
-def whole(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Gives a file to write, which becomes `path` at the end."""
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def save_picture(path: pathlib.Path, picture: np.ndarray) -> None:
     """Writes a PNG."""
-    with whole(path) as file:
+    with files.whole(path) as file:
         Image.fromarray(picture).save(file, compress_level=3)
 
 
@@ -182,7 +181,7 @@ def save_array(path: pathlib.Path, value: np.ndarray) -> None:
     if path.suffix == ".png":
         save_picture(path, value)
     else:
-        with whole(path) as file:
+        with files.whole(path) as file:
             np.save(file, value)
 
 

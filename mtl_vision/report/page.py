@@ -1,13 +1,13 @@
 """One self-contained HTML page about one or many runs."""
 
 import base64
-import os
 import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 import jinja2
 
+from mtl_vision import files
 from mtl_vision.report import charts
 from mtl_vision.report.runs import Run, gains
 
@@ -22,9 +22,8 @@ def write(file: pathlib.Path, runs: Sequence[Run], base: Run | None = None) -> N
 def write_whole(file: pathlib.Path, text: str) -> None:
     """Writes a text file that is either whole or the old one."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(file)
+    with files.whole(file) as new:
+        new.write_text(text, encoding="utf-8")
 
 
 def environment() -> jinja2.Environment:
@@ -142,7 +141,7 @@ def _viewer(dataset: str, number: str, shown: Sequence[tuple[Run, Any]]) -> dict
     }
     cells = {
         kind: [
-            (run.name, data_uri(files[f"{kind}_prediction"]))
+            (run.name, data_uri(files[f"{kind}_prediction"].read_bytes()))
             for run, files in shown
             if f"{kind}_prediction" in files
         ]
@@ -151,20 +150,20 @@ def _viewer(dataset: str, number: str, shown: Sequence[tuple[Run, Any]]) -> dict
     return dict(
         dataset=dataset,
         number=int(number) + 1,
-        image=data_uri(shown[0][1]["image"]),
-        kinds=[(kind, data_uri(labels[kind]), cells[kind]) for kind in labels],
+        image=data_uri(shown[0][1]["image"].read_bytes()),
+        kinds=[(kind, data_uri(labels[kind].read_bytes()), cells[kind]) for kind in labels],
     )
 
 
 def maps(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """Returns the last drawn map of every name and run."""
     return [
-        dict(run=run.name, name=name, step=drawn[-1][0], uri=data_uri(drawn[-1][1]))
+        dict(run=run.name, name=name, step=drawn[-1][0], uri=data_uri(drawn[-1][1].read_bytes()))
         for run in runs
         for name, drawn in run.maps.items()
     ]
 
 
-def data_uri(file: pathlib.Path) -> str:
-    """Returns a PNG file as a ``data:`` address."""
-    return "data:image/png;base64," + base64.b64encode(file.read_bytes()).decode()
+def data_uri(data: bytes, kind: str = "png") -> str:
+    """Returns the content of a picture's file as a ``data:`` address."""
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"

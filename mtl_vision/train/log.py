@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import pathlib
 import subprocess
 import sys
@@ -13,14 +12,15 @@ from typing import Any
 
 import numpy as np
 
+from mtl_vision import files
+
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
     """Writes a JSON file that is either whole or the old one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(value, indent=2) + "\n")
-    temporary.replace(path)
+    with files.whole(path) as file:
+        file.write_text(json.dumps(value, indent=2) + "\n")
 
 
 def environment(root: pathlib.Path) -> dict[str, Any]:
@@ -109,9 +109,8 @@ def keep_until(file: pathlib.Path, step: int) -> None:
                 kept.append(line + "\n")
         except (json.JSONDecodeError, KeyError, TypeError):
             continue
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    temporary.write_text("".join(kept))
-    temporary.replace(file)
+    with files.whole(file) as new:
+        new.write_text("".join(kept))
 
 
 class Progress:

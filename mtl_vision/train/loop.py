@@ -160,8 +160,6 @@ def summary(
     Returns: the means of their scalars, each over the finite steps that have it, for datasets may
       take turns; the arrays of the last step, if that is finite; and which steps are finite.
 
-    Where datasets take turns, a scalar is the mean over the steps that have it.
-
     Raises:
       NotFinite: one of them is not, and they are not to be skipped.
     """

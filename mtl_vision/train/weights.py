@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -66,7 +65,7 @@ def export(path: pathlib.Path, state: TrainState, config: Mapping[str, Any]) -> 
         "step": str(int(state.step)),
         "config": json.dumps(config),
     }
-    _write(path, arrays, metadata)
+    files.write(path, arrays, metadata)
 
 
 def export_backbone(
@@ -89,16 +88,8 @@ def export_backbone(
     model = mtl.merge(graphdef, *best_params(state))
     tree = exported.parameters(model.backbone, added)
     key, arrays = exported.export(tree, library)
-    _write(path, arrays, {"format": "pt"})  # what transformers asks for
+    files.write(path, arrays, {"format": "pt"})  # what transformers asks for
     return key
-
-
-def _write(path: pathlib.Path, arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
-    from safetensors.numpy import save_file
-
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file(arrays, temporary, metadata=metadata)
-    temporary.replace(path)
 
 
 def load(path: pathlib.Path, state: TrainState, tasks: Sequence[str]) -> TrainState:

@@ -3,7 +3,6 @@ import pytest
 
 from mtl_vision.viz import contact
 from mtl_vision.viz.contact import CELL, GAP, MARGIN, Cell
-from mtl_vision.viz.page import page, section
 
 RED = np.full((30, 40, 3), (255, 0, 0), np.uint8)
 
@@ -39,10 +38,3 @@ def test_a_sheet_has_a_cell_per_photo_and_task():
     assert (
         not dark[:, :MARGIN].any() and not dark[:, MARGIN + CELL[0] : MARGIN + CELL[0] + GAP].any()
     )
-
-
-def test_a_page_shows_names_as_text():
-    cell = Cell(RED, (("#800000", "<b> & co"),))
-    text = page([section({("set", "depth"): cell}, {("set", "depth"): "a/b's.png"})], "<title>")
-    assert "&lt;b&gt; &amp; co" in text and "<h1>&lt;title&gt;</h1>" in text
-    assert "href='a/b&#x27;s.png'" in text and "data:image/jpeg;base64," in text
