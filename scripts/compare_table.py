@@ -1,10 +1,11 @@
 """The table of `compare.py`: the runs of a study that are finished."""
 
-import json
 import pathlib
 import re
 import statistics
 from typing import Any
+
+from mtl_vision.report import runs
 
 SEEDS = range(10)
 
@@ -15,22 +16,16 @@ def folder(out: pathlib.Path, name: str, seed: int) -> pathlib.Path:
     return out / (f"{stem}.{seed}" if seed else stem)
 
 
-def finished(out: pathlib.Path, name: str) -> dict[int, pathlib.Path]:
+def finished(out: pathlib.Path, name: str) -> dict[int, runs.Run]:
     """Returns the finished runs of a row by seed."""
-    runs = {seed: folder(out, name, seed) for seed in SEEDS}
-    return {seed: run for seed, run in runs.items() if (run / "final_metrics.json").exists()}
+    places = {seed: folder(out, name, seed) for seed in SEEDS}
+    done = {seed: run for seed, run in places.items() if (run / "final_metrics.json").exists()}
+    return {seed: runs.read(run) for seed, run in done.items()}
 
 
-def scores(tasks, workdir: pathlib.Path) -> dict[str, float]:
-    """Returns the score of every task of a finished run."""
-    found = json.loads((workdir / "final_metrics.json").read_text())["metrics"]
-    return {task.name: found[f"{task.name}/{task.score}"] for task in tasks}
-
-
-def loss(workdir: pathlib.Path) -> float:
+def loss(run: runs.Run) -> float:
     """Returns the weighted sum of the losses, the mean of the last steps that were logged."""
-    last = (workdir / "metrics.jsonl").read_text().splitlines()[-1]
-    return json.loads(last)["loss/total"]
+    return run.curves["loss/total"][-1][1]
 
 
 def costs(cfg) -> list[str]:
@@ -42,14 +37,6 @@ def costs(cfg) -> list[str]:
     _, work = cost.costs(cfg, mtl.abstract(build.model(cfg)))
     total = sum(sum(parts.values()) for parts in work.values())
     return [*(f"{n:,}" for n in plan.trained(cfg)), f"{total / 1e6:.0f}"]
-
-
-def changes(found: dict[int, dict], base: dict[int, dict], tasks) -> list[float]:
-    """Returns Δm against the base of the same seed, for every seed that both have."""
-    from mtl_vision.metrics.delta_m import delta_m
-
-    signs = {t.name: t.sign for t in tasks}
-    return [delta_m(found[seed], base[seed], signs) for seed in found if seed in base]
 
 
 def listed(deltas: list[float]) -> str:
@@ -74,22 +61,20 @@ def table(rows: dict[str, dict[str, Any]], out: pathlib.Path) -> str:
       rows: config of every row as plain values; the first is the base.
       out: folder of the runs.
     """
-    from mtl_vision import build
     from mtl_vision.check import check
 
-    base, *_ = rows
-    tasks = [t for group in build.groups(check(rows[base])).values() for t in group]
-    heads = [f"{t.name.rpartition('/')[2]} {t.score} {'↑' if t.sign > 0 else '↓'}" for t in tasks]
+    done = {name: found for name in rows if (found := finished(out, name))}
+    base = next(iter(rows))
+    tasks = next((run.tasks for found in done.values() for run in found.values()), ())
+    heads = [f"{t.kind} {t.score} {'↑' if t.sign > 0 else '↓'}" for t in tasks]
     head = ["row", "backbone side", "decoders", "M mult-adds", "loss", *heads]
     head += ["Δm", f"beats {base}"]
     lines = [head, ["---", *["---:"] * (len(head) - 2), "---"]]
-    against = {seed: scores(tasks, run) for seed, run in finished(out, base).items()}
-    for name, values in rows.items():
-        if runs := finished(out, name):
-            found = {seed: scores(tasks, run) for seed, run in runs.items()}
-            deltas = changes(found, against, tasks)
-            means = [statistics.fmean(map(loss, runs.values()))]
-            means += [statistics.fmean(s[t.name] for s in found.values()) for t in tasks]
-            cells = [name, *costs(check(values)), *(f"{x:.2f}" for x in means), listed(deltas)]
-            lines.append([*cells, "-" if name == base else verdict(deltas)])
+    against = done.get(base, {})
+    for name, found in done.items():
+        deltas = [runs.gains(run, against[seed]) for seed, run in found.items() if seed in against]
+        means = [statistics.fmean(map(loss, found.values()))]
+        means += [statistics.fmean(run.scores[t.name] for run in found.values()) for t in tasks]
+        cells = [name, *costs(check(rows[name])), *(f"{x:.2f}" for x in means), listed(deltas)]
+        lines.append([*cells, "-" if name == base else verdict(deltas)])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"

@@ -1,22 +1,14 @@
 """The table of rows on one problem."""
 
-import json
-
 from scripts.compare_rows import adapters, decoders
 from scripts.compare_table import folder, table
 from tests import tiny
+from tests.report import folders
 
 
 def finish(run, loss, scores):
-    run.mkdir()
-    metrics = {
-        f"synth_pascal/{kind}/{key}": value
-        for (kind, key), value in zip(
-            (("semseg", "mIoU"), ("normals", "mean")), scores, strict=True
-        )
-    }
-    (run / "final_metrics.json").write_text(json.dumps({"metrics": metrics}))
-    (run / "metrics.jsonl").write_text(json.dumps({"step": 6, "loss/total": loss}) + "\n")
+    config = folders.CONFIG | {"data": {"synth_pascal": {"tasks": ["semseg", "normals"]}}}
+    folders.write(run, config=config, scores=scores, loss=loss, pictures=False)
 
 
 def test_a_row_is_compared_with_the_base_of_its_seed(tmp_path):

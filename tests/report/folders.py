@@ -13,17 +13,22 @@ CONFIG = {
 }
 
 
-def write(folder, *, scores=(50.0, 20.0), config=CONFIG, color=128, pictures=True, trained=0):
+def write(
+    folder, *, scores=(50.0, 20.0), config=CONFIG, color=128, pictures=True, trained=0, loss=1.0
+):
     """Writes a finished run with two tasks of the dataset ``d`` and pictures of one image."""
     (folder / "panels").mkdir(parents=True)
     environment = {"python": "3", "commit": "abc"}
     (folder / "config.json").write_text(json.dumps({"config": config, "environment": environment}))
     lines = [
         {"step": s, "loss/d/semseg": 3 / s, "eval/d/semseg/mIoU": 9.0 + s, "gates/d": [[0.1]]}
+        | {"loss/total": loss}
         for s in (10, 20, 30)
     ]
     (folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)) + '\n{"step": 4')
-    metrics = {"d/semseg/mIoU": scores[0], "d/normals/mean": scores[1], "d/normals/rmse": 3.0}
+    name = next(k for k, v in config["data"].items() if isinstance(v, dict))
+    keys = ("semseg/mIoU", "normals/mean", "normals/rmse")
+    metrics = {f"{name}/{key}": x for key, x in zip(keys, (*scores, 3.0), strict=True)}
     final = dict(step=30, split="val", protocol="A", images={"d": 7}, metrics=metrics, constant={})
     final["trained"] = dict(encoder=trained, decoders=200_000)
     (folder / "final_metrics.json").write_text(json.dumps(final))
