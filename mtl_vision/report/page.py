@@ -10,6 +10,7 @@ import jinja2
 from mtl_vision import files
 from mtl_vision.report import charts
 from mtl_vision.report.runs import Run, gains
+from mtl_vision.tasks import KINDS
 
 SECTIONS = (("loss/", "Losses"), ("eval/", "Scores during training"), ("tasks/", "Tasks"))
 
@@ -133,26 +134,17 @@ def viewers(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 def _viewer(dataset: str, number: str, shown: Sequence[tuple[Run, Any]]) -> dict[str, Any]:
     """Image and labels are those of the first run that has them: they are the same for all."""
-    labels = {
-        what.removesuffix("_label"): files[what]
-        for _, files in reversed(shown)
-        for what in files
-        if what.endswith("_label")
-    }
-    cells = {
-        kind: [
-            (run.name, data_uri(files[f"{kind}_prediction"].read_bytes()))
-            for run, files in shown
-            if f"{kind}_prediction" in files
-        ]
-        for kind in labels
-    }
-    return dict(
-        dataset=dataset,
-        number=int(number) + 1,
-        image=data_uri(shown[0][1]["image"].read_bytes()),
-        kinds=[(kind, data_uri(labels[kind].read_bytes()), cells[kind]) for kind in labels],
-    )
+
+    def pictures(what: str) -> list[tuple[str, str]]:
+        return [(r.name, data_uri(f[what].read_bytes())) for r, f in shown if what in f]
+
+    kinds = [
+        (kind, labels[0][1], pictures(f"{kind}_prediction"))
+        for kind in KINDS
+        if (labels := pictures(f"{kind}_label"))
+    ]
+    image = pictures("image")[0][1]
+    return dict(dataset=dataset, number=int(number) + 1, image=image, kinds=kinds)
 
 
 def maps(runs: Sequence[Run]) -> list[dict[str, Any]]:
