@@ -49,7 +49,8 @@ def shown(cell: Cell | None, digits: int, *, sign: bool = False) -> str:
     """Returns ``mean ± spread``."""
     if cell is None:
         return "–"
-    text = f"{cell.mean:{'+' if sign else ''}.{digits}f}"
+    mean = round(cell.mean, digits) + 0.0  # no -0
+    text = f"{mean:{'+' if sign else ''}.{digits}f}"
     return text if cell.spread is None else f"{text} ± {cell.spread:.{digits}f}"
 
 
