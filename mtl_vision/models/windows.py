@@ -8,9 +8,10 @@ import numpy as np
 from einops import rearrange
 from flax import nnx
 
+from mtl_vision.models.attention import attend
 from mtl_vision.models.convolution import pad_to
 from mtl_vision.models.hidden import MASKED, Hidden
-from mtl_vision.models.layers import NORMAL, Dtype, Linear, attend, split
+from mtl_vision.models.layers import NORMAL, Dtype, Linear, split
 
 
 @functools.lru_cache(maxsize=64)

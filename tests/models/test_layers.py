@@ -114,14 +114,6 @@ def test_conv_init_is_uniform_within_one_over_root_fan_in():
         assert 0.8 * bound < largest <= bound
 
 
-def test_attention_with_bias_by_hand():
-    v = jnp.array([[[1.0], [3.0]]])
-    q = k = jnp.zeros((1, 2, 4))
-    bias = jnp.array([[0.0, -jnp.inf], [np.log(3.0), 0.0]])
-    # First token sees itself only; the second weighs 3 : 1.
-    np.testing.assert_allclose(layers.attend(q, k, v, bias)[0, :, 0], [1.0, 1.5], rtol=1e-6)
-
-
 @pytest.mark.devices8
 def test_batch_norm_takes_the_statistics_of_the_global_batch():
     x = 3 + 2 * jax.random.normal(KEY, (8, 4, 4, 2))

@@ -8,9 +8,9 @@ from flax import nnx
 
 from mtl_vision.errors import ConfigError
 from mtl_vision.models import mtl, windows
+from mtl_vision.models.attention import attend
 from mtl_vision.models.backbones import BACKBONES, swin
 from mtl_vision.models.blocks import REMAT
-from mtl_vision.models.layers import attend
 
 KEY = jax.random.key(0)
 TINY = dict(embed=8, depths=(2, 1), heads=(1, 2), window=4)

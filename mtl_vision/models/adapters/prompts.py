@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from einops import rearrange
 from flax import nnx
 
+from mtl_vision.models.attention import attend
 from mtl_vision.models.blocks import Block
 from mtl_vision.models.convolution import pad_to
 from mtl_vision.models.layers import (
@@ -14,7 +15,6 @@ from mtl_vision.models.layers import (
     Dtype,
     LayerNorm,
     Linear,
-    attend,
     drop_path,
     gelu,
     split,

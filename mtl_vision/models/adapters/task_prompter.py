@@ -23,13 +23,13 @@ from mtl_vision.models.adapters.task_features import (
     TaskTap,
     check_grid,
 )
+from mtl_vision.models.attention import attend
 from mtl_vision.models.blocks import Block
 from mtl_vision.models.layers import (
     AdapterParam,
     Dtype,
     Identity,
     Linear,
-    attend,
     drop_path,
     split,
 )

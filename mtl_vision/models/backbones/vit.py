@@ -8,6 +8,7 @@ from einops import rearrange
 from flax import nnx
 
 from mtl_vision.errors import ConfigError, lookup
+from mtl_vision.models.attention import attend
 from mtl_vision.models.blocks import (
     ACTS,
     REMAT,
@@ -26,7 +27,6 @@ from mtl_vision.models.layers import (
     LayerNorm,
     LayerScale,
     Linear,
-    attend,
     split,
 )
 from mtl_vision.models.pixels import from_imagenet
