@@ -18,7 +18,8 @@ from mtl_vision.train.checkpoint import FROZEN
 from mtl_vision.train.integrity import Table
 from mtl_vision.train.state import TrainState
 
-WRAPS = ("linear", "block")  # attributes under which adapters keep what they wrap
+# Attributes under which adapters keep what they wrap; else they repeat its name.
+WRAPS = ("linear", "block")
 TAIL = re.compile(r"/tails/(\d+)/")  # a block that `ViT.detach` took out of its stack
 
 
@@ -78,8 +79,12 @@ def bare(path: str) -> str:
 
 
 def unwrapped(path: str) -> str:
-    """``qkv/linear/kernel`` -> ``qkv/kernel``: the path before adapters wrapped the layer."""
-    return "/".join(key for key in path.split("/") if key not in WRAPS)
+    """Returns the path before adapters wrapped the layer.
+
+    ``qkv/linear/kernel`` -> ``qkv/kernel``, ``attn/attn/proj/bias`` -> ``attn/proj/bias``.
+    """
+    keys = [key for key in path.split("/") if key not in WRAPS]
+    return "/".join(key for key, before in zip(keys, ["", *keys], strict=False) if key != before)
 
 
 def _take(
