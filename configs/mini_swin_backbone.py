@@ -11,7 +11,7 @@ from configs import mini_swin, quickstart
 def get_config() -> mlc.ConfigDict:
     c = mini_swin.get_config()
     c.data.synth_nyud = quickstart.get_config().data.synth_nyud
-    c.data.synth_nyud.update(config="64-320-16-64", size=(56, 72))
+    c.data.synth_nyud.update(config="64-1280-16-128", size=(56, 72))
     del c.data.synth_pascal
-    c.run.steps = 400
+    c.run.steps = 2000
     return c

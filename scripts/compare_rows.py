@@ -8,6 +8,7 @@ from typing import Any
 Rows = dict[str, dict[str, Any]]
 
 HEADS = (("backbone/.*", False), (".*", True))
+BITFIT = (("backbone/.*(bias|bias_table)|backbone/out_norms/.*", True), *HEADS)
 NONE = dict(name="none")
 # Fields that the defaults of the adapters, made for Swin-T, leave to a backbone this small.
 SMALL = {
@@ -15,14 +16,10 @@ SMALL = {
     "dora": dict(rank=16, task_rank=4),
     "tadformer": dict(rank=16),
     "low_rank_adapter": dict(rank=2),
-    "vpt": dict(prompts=8, deep=True),
+    "vpt": dict(prompts=2, deep=True),
     "hyperformer": dict(embed=32),
     "mhr": dict(rank=4),
 }
-# What adapters add starts near nothing, and learns faster than what was trained before.
-ADDED = "backbone/(generate|.*(lora|dora|ssf|ia3|ditask|prompt|filter|gate|skills|taps)).*"
-ADDED_MAPS = r"backbone/.*/scale[12]/(linear/)*(down|up|norm)/.*"
-FASTER = ((f"{ADDED}|{ADDED_MAPS}", 5.0), (".*", 1.0))
 OWN_HEADS = ("m3vit", "task_prompter")  # their backbones start elsewhere
 # Decoders of like widths, for three taps and images of 64 x 64.
 WIDE = {
@@ -45,11 +42,15 @@ def adapters(values: dict[str, Any]) -> Rows:
     """Returns the heads alone, full training, and every adapter with what its paper trains."""
     from mtl_vision.models.adapters import ADAPTERS
 
-    faster = values["optim"] | dict(lr_scale=FASTER)
-    rows = {"decoders": dict(adapter=NONE, trainable=HEADS), "full": dict(adapter=NONE)}
+    del values
+    rows = {
+        "decoders": dict(adapter=NONE, trainable=HEADS),
+        "full": dict(adapter=NONE),
+        "bitfit": dict(adapter=NONE, trainable=BITFIT),
+    }
     for name in ADAPTERS:
         if name not in OWN_HEADS:
-            rows[name] = dict(adapter=dict(name=name, **SMALL.get(name, {})), optim=faster)
+            rows[name] = dict(adapter=dict(name=name, **SMALL.get(name, {})))
     return rows
 
 

@@ -17,7 +17,7 @@ PROMPTER = dict(size=(16, 16), embed=4, width=4, windows=1)
 M3VIT = dict(experts=2, top=1, anchored=True)
 OPTIONS = {"task_prompter": PROMPTER, "m3vit": M3VIT}
 RANKED = ("mtlora", "dora", "tadformer", "low_rank_adapter", "mhr")
-OPTIONS |= dict.fromkeys(RANKED, dict(rank=2))
+OPTIONS |= dict.fromkeys(RANKED, dict(rank=2)) | {"dora": dict(rank=2, task_rank=2)}
 CASES = {
     kind: [(name, OPTIONS.get(name, {})) for name in adapters.ADAPTERS if name not in others]
     for kind, others in (("swin", ("m3vit", "task_prompter")), ("vit", ("tadformer",)))
