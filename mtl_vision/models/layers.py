@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from mtl_vision.models import convolution
+from mtl_vision.models.sums import affine, batch_normalized, biased
 
 Dtype = Any  # "float32", "bfloat16", a jnp dtype, or None: the parameters' own
 Initializer = jax.nn.initializers.Initializer
@@ -122,7 +123,7 @@ class Linear(nnx.Module):
         del key
         dtype = compute_type(self.dtype, self.kernel)
         y = matmul(x.astype(dtype), (self.kernel[...] + extra).astype(dtype))
-        return y if self.bias is None else y + expand(self.bias.astype(dtype), y.ndim)
+        return y if self.bias is None else biased(y, self.bias.astype(dtype))
 
 
 class Conv(nnx.Module):
@@ -164,7 +165,7 @@ class Conv(nnx.Module):
             dilation=self.dilation,
             groups=self.groups,
         )
-        return y if self.bias is None else y + expand(self.bias.astype(dtype), y.ndim)
+        return y if self.bias is None else biased(y, self.bias.astype(dtype))
 
 
 class LayerNorm(nnx.Module):
@@ -178,7 +179,7 @@ class LayerNorm(nnx.Module):
     def __call__(self, x: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
         del key
         y = standardized(x, -1, self.eps)
-        y = y * expand(self.scale[...], y.ndim) + expand(self.bias[...], y.ndim)
+        y = affine(y, self.scale[...], self.bias[...])
         return y.astype(compute_type(self.dtype, self.scale))
 
 
@@ -212,20 +213,19 @@ class BatchNorm(nnx.Module):
 
     def __call__(self, x: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
         x = widen(x)
-        mean, var = (self.mean[...], self.var[...]) if key is None else self._batch(x)
-        gain = self.scale[...] * jax.lax.rsqrt(var + self.eps)
-        y = (x - expand(mean, x.ndim)) * expand(gain, x.ndim) + expand(self.bias[...], x.ndim)
+        if key is None:
+            gain = self.scale[...] * jax.lax.rsqrt(self.var[...] + self.eps)
+            y = (x - expand(self.mean[...], x.ndim)) * expand(gain, x.ndim)
+            y = y + expand(self.bias[...], x.ndim)
+        else:
+            y, *found = batch_normalized(x, self.scale[...], self.bias[...], self.eps)
+            self._move(*found, x.size // self.scale.size)
         return y.astype(compute_type(self.dtype, self.scale))
 
-    def _batch(self, x):
-        axes = tuple(range(x.ndim - self.scale.ndim))
-        mean = x.mean(axes)
-        var = jnp.square(x - expand(mean, x.ndim)).mean(axes)
-        count = x.size // mean.size
+    def _move(self, mean, var, count):
         unbiased = var * (count / max(count - 1, 1))
         for running, batch in ((self.mean, mean), (self.var, unbiased)):
             running[...] += 0.1 * (jax.lax.stop_gradient(batch) - running[...])
-        return mean, var
 
 
 def gelu(x: jax.Array) -> jax.Array:

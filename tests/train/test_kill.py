@@ -29,7 +29,7 @@ from tests import tiny
 
 def get_config():
     return ml_collections.ConfigDict(
-        tiny.values(run__steps={steps}, run__save_every=2, run__eval_every=6)
+        tiny.small(run__steps={steps}, run__save_every=2, run__eval_every=6)
     )
 """
 

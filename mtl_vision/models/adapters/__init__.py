@@ -21,7 +21,8 @@ To write one, ``adapters/<name>.py``:
    ``scale1 scale2``, which stand behind attention and MLP, before the residual sum. On Swin also
    ``stage.merging.reduction``.
 3. A layer is called as ``layer(x, key=key)``; no key means evaluation. One that wraps keeps the
-   layer as `linear`, so that paths and sharding rules still find ``.../linear/kernel``, and has
+   layer as `linear`, so that paths and sharding rules still find ``.../linear/kernel``, or under
+   the name of its place, as ``attn/attn``: `transfer.unwrapped` knows both. It has
    ``merged()`` where it can be folded, see `merge`.
 4. Parameters are `AdapterParam` or, with a leading axis of tasks, `TaskParam`. The tasks of a
    joint model over several datasets share that axis in order; the forward pass for one dataset

@@ -20,12 +20,12 @@ from mtl_vision.models.layers import (
     Dtype,
     TaskParam,
     compute_type,
-    expand,
     gelu,
     torch_uniform,
     widen,
 )
 from mtl_vision.models.resize import resize
+from mtl_vision.models.sums import biased
 
 # What a task keeps the largest of: gates, which then no longer add up to 1, or logits.
 SELECT = {"gates": soft, "logits": renormalised}
@@ -70,7 +70,7 @@ class TaskLinear(nnx.Module):
             y = jnp.einsum("...c,tcd->...td", x[..., 0, :], kernel)
         else:
             y = jnp.einsum("...tc,tcd->...td", x, kernel)
-        return y + expand(self.bias.astype(dtype), y.ndim)
+        return biased(y, self.bias.astype(dtype))
 
 
 class Router(nnx.Module):

@@ -18,11 +18,11 @@ from mtl_vision.models.layers import (
     Dtype,
     TaskParam,
     compute_type,
-    expand,
     standardized,
     torch_uniform,
 )
 from mtl_vision.models.resize import resize
+from mtl_vision.models.sums import affine, biased
 
 
 def each(x: jax.Array) -> list[jax.Array]:
@@ -78,7 +78,7 @@ class TaskConv(nnx.Module):
 
         pairs = zip(maps, self.kernel.astype(dtype), strict=True)
         y = jnp.stack([one(x.astype(dtype), kernel) for x, kernel in pairs], -2)
-        return y if self.bias is None else y + expand(self.bias.astype(dtype), y.ndim)
+        return y if self.bias is None else biased(y, self.bias.astype(dtype))
 
 
 class Deconv(nnx.Module):
@@ -94,7 +94,7 @@ class Deconv(nnx.Module):
         dtype = compute_type(self.dtype, self.kernel)
         options = dict(stride=2, padding=1, output_padding=1)
         y = convolution.conv_transpose(x.astype(dtype), self.kernel.astype(dtype), **options)
-        return y + expand(self.bias.astype(dtype), y.ndim)
+        return biased(y, self.bias.astype(dtype))
 
 
 class TaskConvNorm(nnx.Module):
@@ -122,5 +122,5 @@ class TaskNorm(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         y = standardized(x, self.axes, 1e-5)
-        y = y * expand(self.scale[...], y.ndim) + expand(self.bias[...], y.ndim)
+        y = affine(y, self.scale[...], self.bias[...])
         return y.astype(compute_type(self.dtype, self.scale))
