@@ -5,7 +5,7 @@ r"""A small Swin on four tasks of synth_pascal: where adapters, and decoders, ar
   python scripts/compare.py --study decoders --config configs/mini_swin.py \
       --config.init_from=runs/mini_swin --out runs/decoders_swin
 
-320 training and 64 test images of 64 x 64; the backbone has 0.6 million parameters and is first
+1280 training and 128 test images of 64 x 64; the backbone has 0.6 million parameters and is first
 trained on the tasks of the other dataset. The figures compare rows on two CPU cores; they are no
 result of any paper. For adapters see docs/adapters.md.
 """

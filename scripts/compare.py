@@ -1,7 +1,7 @@
 r"""Trains one problem with every adapter, or every decoder, from one start, and writes a table.
 
-  python scripts/compare.py --study adapters --config configs/adapters_mini.py \
-      --config.init_from=runs/heads/decoders --out runs/adapters [--only lora,mtlora]
+  python scripts/compare.py --study adapters --config configs/mini_swin.py \
+      --config.init_from=runs/mini_swin --out runs/adapters [--only lora,mtlora]
 
 Every row of the study (`compare_rows.py`) is a run below --out with the same steps; a stopped run
 goes on, a finished one is not repeated. The table, in table.md, has all rows that are finished;

@@ -20,6 +20,9 @@ SMALL = {
     "hyperformer": dict(embed=32),
     "mhr": dict(rank=4),
 }
+# Maps behind attention and MLP end in a norm whose scale starts at 0, and hardly learn else.
+BEHIND = r"backbone/(generate/.*|.*/scale[12]/(linear/)*(down|up|norm)/.*)"
+FASTER = ((BEHIND, 5.0), (".*", 1.0))
 OWN_HEADS = ("m3vit", "task_prompter")  # their backbones start elsewhere
 # Decoders of like widths, for three taps and images of 64 x 64.
 WIDE = {
@@ -40,9 +43,9 @@ M3VIT = dict(name="m3vit", experts=8, top=2)
 
 def adapters(values: dict[str, Any]) -> Rows:
     """Returns the heads alone, full training, and every adapter with what its paper trains."""
-    from mtl_vision.models.adapters import ADAPTERS
+    from mtl_vision.models.adapters import ADAPTERS, PATTERNS
 
-    del values
+    faster = values["optim"] | dict(lr_scale=FASTER)
     rows = {
         "decoders": dict(adapter=NONE, trainable=HEADS),
         "full": dict(adapter=NONE),
@@ -51,6 +54,7 @@ def adapters(values: dict[str, Any]) -> Rows:
     for name in ADAPTERS:
         if name not in OWN_HEADS:
             rows[name] = dict(adapter=dict(name=name, **SMALL.get(name, {})))
+            rows[name] |= dict(optim=faster) if PATTERNS[name] == PATTERNS["adapter"] else {}
     return rows
 
 
