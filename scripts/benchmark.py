@@ -10,6 +10,7 @@ r"""Measures, side by side in one run, and prints the ratio to what it is compar
   python scripts/benchmark.py edges                                    # odsF, ms per image
   python scripts/benchmark.py render                                   # SynthScenes, ms per image
   python scripts/benchmark.py blocks  [--against torch] [--blocks vit_b,swin_t_0]
+  python scripts/benchmark.py backbones [--against torch] [--models vit_l,swin_b]
   python scripts/benchmark.py optim   [--against torchjd] [--methods pcgrad,cagrad]
   python scripts/benchmark.py optim_step --config configs/joint_swin_t_hrnet.py \
       [--methods pcgrad,famo,sam] [--strategies vmap,scan,passes,two_pass,features]
@@ -25,6 +26,7 @@ import platform
 from collections.abc import Callable
 from importlib import metadata
 
+import benchmark_backbones
 import benchmark_blocks
 import benchmark_input
 import benchmark_optim
@@ -142,6 +144,7 @@ COMMANDS = {
     "metrics": meters,
     "edges": edges,
     "render": scenes,
+    "backbones": lambda: benchmark_backbones.backbones(AGAINST.value),
     "blocks": lambda: benchmark_blocks.blocks(AGAINST.value),
     "optim": lambda: benchmark_optim.merging(AGAINST.value),
     "scaling": lambda: benchmark_scaling.scaling(cli.config_value(CONFIG)),

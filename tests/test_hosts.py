@@ -121,3 +121,10 @@ def test_a_process_that_fails_ends_the_other_with_a_message():
     assert [run.returncode for run in runs] == [hosts.REQUEUE, 1]
     assert second.splitlines()[-1] == "error: a file of mine is damaged."
     assert "error: another process is lost" in first
+
+
+def test_a_save_that_the_others_do_not_finish_means_that_one_is_lost(monkeypatch):
+    late = TimeoutError("Timeout waiting at barrier")
+    assert not hosts.lost(late)  # alone, it is the disk
+    monkeypatch.setattr(hosts, "joined", lambda: True)
+    assert hosts.lost(late) and not hosts.lost(OSError("no space"))

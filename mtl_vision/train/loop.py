@@ -82,6 +82,8 @@ def writing(workdir: pathlib.Path) -> Iterator[None]:
     try:
         yield
     except OSError as e:
+        if hosts.lost(e):
+            raise
         raise DataError(
             f"{e.filename or workdir} cannot be used: {e.strerror or e}. Mend that and start the "
             f"same command again to go on from the newest checkpoint."
