@@ -2,12 +2,10 @@
 
 import os
 import time
-from collections.abc import Callable
 from typing import Any
 
 from absl import flags
-from benchmark_optim import CLOCKS
-from benchmark_timing import timed_by
+from benchmark_blocks import Run, compared
 
 from mtl_vision.errors import ConfigError, lookup
 
@@ -20,8 +18,6 @@ SIZES = {
     "swin_b": ((448, 448), dict(embed_dim=128, depths=(2, 2, 18, 2), num_heads=(4, 8, 16, 32))),
     "vit_l": ((512, 512), dict(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16)),
 }
-
-Run = Callable[[], object]
 
 
 def backbones(against: str) -> None:
@@ -40,15 +36,7 @@ def backbones(against: str) -> None:
                 *_, line = ours(name, size, scan, remat)
                 print(f"{name} scan={scan} remat={remat}: {line}", flush=True)
         *runs, _ = ours(name, size, False, "none")
-        runs += theirs(name, size, config) if against == "torch" else []
-        times = [[1e3 * x for x in found] for found in timed_by(*runs, clocks=CLOCKS)]
-        for i, what in enumerate(("forward", "with gradients")):
-            line = f"{name} {what}: " + " ".join(f"{found[i]:.4g}" for found in times)
-            if against == "torch":
-                line += ", torch " + " ".join(f"{found[i + 2]:.4g}" for found in times)
-                ratios = " ".join(f"{found[i + 2] / found[i]:.2f}" for found in times)
-                line += f", times as fast {ratios}"
-            print(line, flush=True)
+        compared(name, runs, theirs(name, size, config) if against == "torch" else ())
 
 
 def ours(name: str, size: tuple[int, int], scan: bool, remat: str) -> tuple[Run, Run, str]:

@@ -1,7 +1,7 @@
 """The part of `benchmark.py` about single blocks of the backbones."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from absl import flags
@@ -21,7 +21,8 @@ SHAPES = {
     "swin_t_3": (768, 24, (14, 14)),
 }
 
-Runs = tuple[Callable[[], object], Callable[[], object]]
+Run = Callable[[], object]
+Runs = tuple[Run, Run]
 
 
 def blocks(against: str) -> None:
@@ -35,15 +36,19 @@ def blocks(against: str) -> None:
     jax.config.update("jax_enable_compilation_cache", False)
     for name in BLOCKS.value or SHAPES:
         shape = lookup(SHAPES, name, "blocks")
-        runs = [*ours(*shape), *(theirs(*shape) if against == "torch" else [])]
-        times = [[1e3 * x for x in found] for found in timed_by(*runs, clocks=CLOCKS)]
-        for i, what in enumerate(("forward", "with gradients")):
-            line = f"{name} {what}: " + " ".join(f"{found[i]:.4g}" for found in times)
-            if against == "torch":
-                line += ", torch " + " ".join(f"{found[i + 2]:.4g}" for found in times)
-                ratios = " ".join(f"{found[i + 2] / found[i]:.2f}" for found in times)
-                line += f", times as fast {ratios}"
-            print(line, flush=True)
+        compared(name, ours(*shape), theirs(*shape) if against == "torch" else ())
+
+
+def compared(name: str, ours: Sequence[Run], theirs: Sequence[Run]) -> None:
+    """Times forward passes and gradients, in turns with the others if there are any."""
+    times = [[1e3 * x for x in found] for found in timed_by(*ours, *theirs, clocks=CLOCKS)]
+    for i, what in enumerate(("forward", "with gradients")):
+        line = f"{name} {what}: " + " ".join(f"{found[i]:.4g}" for found in times)
+        if theirs:
+            line += ", torch " + " ".join(f"{found[i + 2]:.4g}" for found in times)
+            ratios = " ".join(f"{found[i + 2] / found[i]:.2f}" for found in times)
+            line += f", times as fast {ratios}"
+        print(line, flush=True)
 
 
 def ours(channels: int, heads: int, sides: tuple[int, ...]) -> Runs:

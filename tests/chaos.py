@@ -1,6 +1,6 @@
 r"""Kills runs at random moments and compares how they end with a run that was left alone.
 
-  python -m tests.chaos --folder /tmp/chaos [--kills 50] [--pairs 0] [--seed 0]
+  python -m tests.chaos --folder runs/chaos [--kills 50] [--pairs 0] [--seed 0]
 
 The runs are those of `tests.tiny.small`, by scripts/train.py. `--kills` hit a run of one process,
 `--pairs` one of the two processes of another run: SIGKILL or SIGTERM, while it steps, writes a

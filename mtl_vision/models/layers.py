@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from mtl_vision.models import convolution
-from mtl_vision.models.sums import affine, batch_normalized, biased
+from mtl_vision.models.sums import affine, batch_normalized, biased, expand
 
 Dtype = Any  # "float32", "bfloat16", a jnp dtype, or None: the parameters' own
 Initializer = jax.nn.initializers.Initializer
@@ -52,11 +52,6 @@ def standardized(x: jax.Array, axes: int | tuple[int, ...], eps: float) -> jax.A
     x = widen(x)
     x = x - x.mean(axes, keepdims=True)
     return x * jax.lax.rsqrt(jnp.square(x).mean(axes, keepdims=True) + eps)
-
-
-def expand(x: jax.Array, ndim: int) -> jax.Array:
-    """Adds leading axes of size 1 up to `ndim`, to broadcast on purpose."""
-    return jax.lax.expand_dims(x, range(ndim - x.ndim))
 
 
 def matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:

@@ -11,6 +11,11 @@ import jax
 import jax.numpy as jnp
 
 
+def expand(x: jax.Array, ndim: int) -> jax.Array:
+    """Adds leading axes of size 1 up to `ndim`, to broadcast on purpose."""
+    return jax.lax.expand_dims(x, range(ndim - x.ndim))
+
+
 def row_sum(x: jax.Array, kept: int = 1) -> jax.Array:
     """Sums over all but the last `kept` axes, in float32 or wider; rows may be sharded."""
     lead = x.shape[: x.ndim - kept]
@@ -27,7 +32,7 @@ def row_sum(x: jax.Array, kept: int = 1) -> jax.Array:
 @jax.custom_vjp
 def biased(x: jax.Array, bias: jax.Array) -> jax.Array:
     """``x + bias``: ``[..., C]``, or ``[..., T, C]`` with a bias of two axes."""
-    return x + _expanded(bias, x)
+    return x + expand(bias, x.ndim)
 
 
 def _biased_forward(x, bias):
@@ -44,7 +49,7 @@ biased.defvjp(_biased_forward, _biased_backward)
 @jax.custom_vjp
 def affine(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
     """``x * scale + bias``, over the same axes as `biased`."""
-    return x * _expanded(scale, x) + _expanded(bias, x)
+    return x * expand(scale, x.ndim) + expand(bias, x.ndim)
 
 
 def _affine_forward(x, scale, bias):
@@ -54,7 +59,7 @@ def _affine_forward(x, scale, bias):
 def _affine_backward(kept, dy):
     x, scale = kept
     sums = (row_sum(g, scale.ndim).astype(scale.dtype) for g in (dy * x, dy))
-    return (dy * _expanded(scale, x)).astype(x.dtype), *sums
+    return (dy * expand(scale, x.ndim)).astype(x.dtype), *sums
 
 
 affine.defvjp(_affine_forward, _affine_backward)
@@ -75,10 +80,10 @@ def batch_normalized(
 def _normalize(x, scale, bias, eps):
     count = math.prod(x.shape[: x.ndim - scale.ndim])
     mean = row_sum(x, scale.ndim) / count
-    centred = x - _expanded(mean, x)
+    centred = x - expand(mean, x.ndim)
     var = row_sum(jnp.square(centred), scale.ndim) / count
     inverse = jax.lax.rsqrt(var + eps)
-    y = centred * _expanded(scale * inverse, x) + _expanded(bias, x)
+    y = centred * expand(scale * inverse, x.ndim) + expand(bias, x.ndim)
     return (y, mean, var), (x, mean, inverse, scale)
 
 
@@ -86,15 +91,11 @@ def _normalize_backward(eps, kept, grads):
     del eps
     x, mean, inverse, scale = kept
     dy, count = grads[0], x.size // scale.size
-    centred = (x - _expanded(mean, x)) * _expanded(inverse, x)
+    centred = (x - expand(mean, x.ndim)) * expand(inverse, x.ndim)
     dscale, dbias = row_sum(dy * centred, scale.ndim), row_sum(dy, scale.ndim)
-    slope = centred * _expanded(dscale / count, x) + _expanded(dbias / count, x)
-    dx = (dy - slope) * _expanded(scale * inverse, x)
+    slope = centred * expand(dscale / count, x.ndim) + expand(dbias / count, x.ndim)
+    dx = (dy - slope) * expand(scale * inverse, x.ndim)
     return dx, dscale, dbias
 
 
 batch_normalized.defvjp(_normalize, _normalize_backward)
-
-
-def _expanded(x, like):
-    return jax.lax.expand_dims(x, range(like.ndim - x.ndim))

@@ -42,7 +42,9 @@ def test_half_precision_sums_in_float32():
     q, k, v = jax.random.normal(KEY, (3, 2, LENGTHS[1], 8), jnp.bfloat16)
 
     def gradients(attention, *qkv):
-        total = lambda *qkv: jnp.square(attention(*qkv).astype(jnp.float32)).sum()  # noqa: E731
+        def total(*qkv):
+            return jnp.square(attention(*qkv).astype(jnp.float32)).sum()
+
         return jax.jit(jax.grad(total, (0, 1, 2)))(*qkv)
 
     exact = gradients(
