@@ -109,14 +109,16 @@ def config_value(holder: flags.FlagHolder) -> Mapping[str, Any]:
 
 
 def load_config(path: str | pathlib.Path) -> dict[str, Any]:
-    """Returns the values of a config file.
+    """Returns the values of a config file, or of a row of it: ``configs/mini.py:swin.full``.
 
     Raises:
-      ConfigError: there is no such file, or it cannot be run.
+      ConfigError: there is no such file or row, or it cannot be run.
     """
-    path = pathlib.Path(path)
+    file, *row = str(path).split(":", 1)
     try:
-        return runpy.run_path(str(path))["get_config"]().to_dict()
+        return runpy.run_path(file)["get_config"](*row).to_dict()
+    except UserError:
+        raise
     except Exception as e:
         raise ConfigError(f"{path} cannot be loaded as a config: {root_cause(e)}.") from e
 

@@ -3,7 +3,7 @@
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mtl_vision.errors import DataError
@@ -87,6 +87,34 @@ def read(folder: pathlib.Path, name: str = "") -> Run:
         )
     except (KeyError, TypeError, AttributeError) as e:
         raise DataError(f"{folder / 'config.json'} is not that of a run: {e!r}.") from e
+
+
+def merged(parts: Sequence[Run]) -> Run:
+    """Returns finished runs with tasks of their own as if they were one that trained all of them.
+
+    Raises:
+      DataError: a task is in two of them, or they have different protocols.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    data: dict[str, Any] = {}
+    for run in parts:
+        for dataset in run.datasets:
+            own = run.config["data"][dataset]
+            before = data.setdefault(dataset, own | {"tasks": []})["tasks"]
+            if twice := set(before) & set(own["tasks"]):
+                raise DataError(f"{run.folder} has {min(twice)} of {dataset}, as another run has.")
+            data[dataset] = own | {"tasks": [*before, *own["tasks"]]}
+    if len({run.config["protocol"] for run in parts}) > 1:
+        raise DataError(f"{parts[0].folder} and others have different protocols.")
+    finals = [run.final for run in parts]
+    trained = {side: sum(f["trained"][side] for f in finals) for side in finals[0]["trained"]}
+    metrics = {name: value for f in finals for name, value in f["metrics"].items()}
+    return replace(
+        parts[0],
+        config=parts[0].config | {"data": data},
+        final=finals[0] | {"trained": trained, "metrics": metrics},
+    )
 
 
 def read_all(folders: Sequence[pathlib.Path]) -> list[Run]:

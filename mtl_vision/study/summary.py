@@ -1,7 +1,7 @@
 """What the runs of a study found: means over seeds, spread, and what is more than chance."""
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
 from typing import NamedTuple
 
@@ -70,11 +70,9 @@ def collect(
       DataError: no run is finished, or the runs have different tasks or protocols.
     """
     found = {s.name: finished(out / s.name, seeds) for s in settings}
-    tasks = same_tasks([run for of_setting in found.values() for run in of_setting], out)
-    lines = [_line(s, found[s.name], tasks, found[base]) for s in settings]
-    corrected = holm([line.p for line in lines])
-    lines = [line._replace(p=p) for line, p in zip(lines, corrected, strict=True)]
-    return Study(tasks, base, lines)
+    if not any(found.values()):
+        raise DataError(f"{out}: no run of the study is finished.")
+    return study(settings, found, base)
 
 
 def finished(folder: pathlib.Path, seeds: Sequence[int]) -> list[Run]:
@@ -83,14 +81,32 @@ def finished(folder: pathlib.Path, seeds: Sequence[int]) -> list[Run]:
     return [runs.read(w) for w in workdirs if (w / "final_metrics.json").exists()]
 
 
-def same_tasks(found: Sequence[Run], out: pathlib.Path) -> tuple[Task, ...]:
-    """Returns the tasks of runs that can be compared.
+def study(settings: Sequence[Setting], found: Mapping[str, Sequence[Run]], base: str) -> Study:
+    """Summarises runs.
+
+    Args:
+      settings: in order.
+      found: by the setting's name its runs, one per seed; none where nothing is finished.
+      base: as for `collect`.
 
     Raises:
-      DataError: they have different tasks or protocols, or there are none.
+      DataError: the runs have different tasks or protocols.
+    """
+    tasks = same_tasks([run for of_setting in found.values() for run in of_setting])
+    lines = [_line(s, found[s.name], tasks, found[base]) for s in settings]
+    corrected = holm([line.p for line in lines])
+    lines = [line._replace(p=p) for line, p in zip(lines, corrected, strict=True)]
+    return Study(tasks, base, lines)
+
+
+def same_tasks(found: Sequence[Run]) -> tuple[Task, ...]:
+    """Returns the tasks of runs that can be compared, none if there are no runs.
+
+    Raises:
+      DataError: they have different tasks or protocols.
     """
     if not found:
-        raise DataError(f"{out}: no run of the study is finished.")
+        return ()
     first, tasks = found[0], found[0].tasks
     for run in found:
         if {t.name for t in run.tasks} != {t.name for t in tasks}:
@@ -100,7 +116,9 @@ def same_tasks(found: Sequence[Run], out: pathlib.Path) -> tuple[Task, ...]:
     return tasks
 
 
-def _line(setting: Setting, own: list[Run], tasks: Sequence[Task], base: list[Run]) -> Line:
+def _line(
+    setting: Setting, own: Sequence[Run], tasks: Sequence[Task], base: Sequence[Run]
+) -> Line:
     if not own:
         return Line(setting, 0, None, {}, None, None)
     scores = {t.name: cell([run.scores[t.name] for run in own]) for t in tasks}

@@ -1,0 +1,197 @@
+r"""The rows of the papers' tables on one small problem, one name each.
+
+  python scripts/prepare_data.py --dataset synth_pascal,synth_nyud --config 64-1280-16-128
+  python scripts/train.py --config configs/mini.py:swin.backbone \
+      --workdir runs/mini/mini.swin.backbone/seed0
+  python scripts/train.py --config configs/mini.py:swin.mtlora_r16 --workdir runs/mtlora_r16
+
+`scripts/reproduce.py --scale mini` does all of this for a whole table. A name is a backbone, `swin`
+or `vit`, and a row of `rows`; with `large.` before it the problem is one for a GPU: 128 x 128 pixels,
+6000 images, a backbone three times as wide, 4000 steps. `backbone` is trained fully on the four tasks
+of synth_nyud, all others start from it on four of synth_pascal; `joint` and what it is compared with
+start from nothing and have all tasks.
+
+Ranks are a quarter of the papers', as the backbone has a third of the channels of a Swin-T. Fixed
+weights are three settings, so that the methods that choose weights meet a tuned one. The figures
+compare rows; they are no result of any paper.
+"""
+
+from collections.abc import MutableMapping
+from typing import Any
+
+import ml_collections as mlc
+
+from configs import mini_swin, mini_vit, quickstart
+from mtl_vision.errors import ConfigError, lookup
+
+Changes = dict[str, Any]  # by dotted field
+Rows = dict[str, Changes]
+
+HEADS = (("backbone/.*", False), (".*", True))
+BITFIT = (("backbone/.*(bias|bias_table)|backbone/out_norms/.*", True), *HEADS)
+NONE = dict(name="none")
+# Fields that the defaults of the adapters, made for Swin-T, leave to a backbone this small.
+SMALL = {
+    "mtlora": dict(rank=16),
+    "dora": dict(rank=16, task_rank=4),
+    "tadformer": dict(rank=16),
+    "low_rank_adapter": dict(rank=2),
+    "vpt": dict(prompts=2, deep=True),
+    "hyperformer": dict(embed=32),
+    "mhr": dict(rank=4),
+}
+# Maps behind attention and MLP end in a norm whose scale starts at 0, and hardly learn else.
+BEHIND = r"backbone/(generate/.*|.*/scale[12]/(linear/)*(down|up|norm)/.*)"
+FASTER = ((BEHIND, 5.0), (".*", 1.0))
+OWN_HEADS = ("m3vit", "task_prompter")  # their backbones start elsewhere
+# Decoders of like widths, for three taps and images of 64 x 64.
+WIDE = {
+    "conv": dict(width=32),
+    "hrnet": dict(widths=(8, 16, 32)),
+    "aspp": dict(widths=(8, 16, 32), width=32, dilations=(1, 2, 4)),
+    "all_mlp": dict(width=32),
+    "pup": dict(width=32),
+    "invpt": dict(width=32, margin=16),
+    "mlore": dict(width=32, ranks=(2, 4, 6, 8, 12, 16), task_rank=8, top=4),
+    "task_expert": dict(preset="tiny", memory_stride=8),
+}
+GRIDS = {"swin": (4, 4), "vit": (8, 8)}  # of the tap that MLoRE brings the others to
+ABLATIONS = {"no_memory": dict(memory=False), "one_expert": dict(experts=1)}
+PROMPTER = dict(name="task_prompter", size=(64, 64), embed=32, width=32, windows=2)
+M3VIT = dict(name="m3vit", experts=8, top=2)
+
+# What a run on more than a CPU has in the place of the small problem's.
+SIDES = {"synth_pascal": (64, 64), "synth_nyud": (56, 72)}
+DATA, LARGE_DATA = "64-1280-16-128", "128-6000-100-500"
+LARGE = {
+    "data.batch": 32,
+    "eval.batch": 50,
+    "run.steps": 4000,
+    "schedule.warmup": 200,
+}
+WIDER = {
+    "swin": {"backbone.embed": 96, "backbone.heads": (3, 6, 12)},
+    "vit": {"backbone.channels": 288, "backbone.heads": 6, "backbone.grid": (16, 16)},
+}
+
+# Rows from nothing and their datasets, all tasks of each; other rows have four of synth_pascal.
+BACKBONE = "backbone"
+SCRATCH = {
+    BACKBONE: ("synth_nyud",),
+    "joint": ("synth_pascal", "synth_nyud"),
+    "alone_pascal": ("synth_pascal",),
+    "alone_nyud": ("synth_nyud",),
+}
+# Of arXiv 2403.20320's code; and no weights at all. The small problem's own are the third setting.
+WEIGHTS = {
+    "weights_published": dict(semseg=1.0, normals=10.0, sal=5.0, human_parts=2.0),
+    "weights_one": dict(semseg=1.0, normals=1.0, sal=1.0, human_parts=1.0),
+}
+CONFLICTS = ("pcgrad", "cagrad", "imtl_g", "nash_mtl", "fairgrad")
+SAM = dict(name="task_sam", adaptive=True, rho_shared=2.0, rho_task=2.0)
+
+
+def get_config(row: str = "swin.full") -> mlc.ConfigDict:
+    large, _, small = row.partition(".")
+    kind, _, name = (small if large == "large" else row).partition(".")
+    if kind not in GRIDS:
+        raise ConfigError(
+            f"configs/mini.py:{row} names no row; write a backbone and a row, such as "
+            f"configs/mini.py:swin.mtlora, with one of {', '.join(GRIDS)} before the dot."
+        )
+    size = "large." if large == "large" else ""
+    c = {"swin": mini_swin, "vit": mini_vit}[kind].get_config()
+    factor = 2 if size else 1
+    if size:
+        put(c, LARGE | WIDER[kind])
+    if name in SCRATCH:
+        from_nothing(c, name)
+    else:
+        put(c, lookup(rows(kind, factor), name, "row"))
+        c.init_from = f"runs/mini/mini.{size}{kind}.{BACKBONE}/seed0"
+    for dataset in ("synth_pascal", "synth_nyud"):
+        if dataset in c.data:
+            height, width = SIDES[dataset]
+            c.data[dataset].size = (factor * height, factor * width)
+            c.data[dataset].config = LARGE_DATA if size else DATA
+    return c
+
+
+def from_nothing(c: mlc.ConfigDict, name: str) -> None:
+    """Gives a config the datasets of a row of `SCRATCH`, with all their tasks."""
+    whole = quickstart.get_config().data
+    del c.data.synth_pascal
+    for dataset in SCRATCH[name]:
+        c.data[dataset] = whole[dataset]
+    c.run.steps *= 5 if name == BACKBONE else 2
+
+
+def put(values: MutableMapping[str, Any], changes: Changes) -> None:
+    """Sets fields of a config, given by dotted names."""
+    for field, value in changes.items():
+        *above, name = field.split(".")
+        section = values
+        for part in above:
+            section = section[part]
+        section[name] = value
+
+
+def rows(kind: str, factor: int = 1) -> Rows:
+    """Returns every row by name, as what it changes.
+
+    Args:
+      kind: of the backbone.
+      factor: of the size of images.
+    """
+    found = adapters() | decoders(kind, factor) | conflicts()
+    found |= {f"mtlora_r{4 * r}": {"adapter": dict(name="mtlora", rank=r)} for r in (4, 8, 16)}
+    return found
+
+
+def adapters() -> Rows:
+    """Returns the heads alone, full training, and every adapter with what its paper trains."""
+    from mtl_vision.models.adapters import ADAPTERS, PATTERNS
+
+    found: Rows = {
+        "decoders": {"adapter": NONE, "trainable": HEADS},
+        "full": {"adapter": NONE},
+        "bitfit": {"adapter": NONE, "trainable": BITFIT},
+    }
+    for name in ADAPTERS:
+        if name not in OWN_HEADS:
+            found[name] = {"adapter": dict(name=name, **SMALL.get(name, {}))}
+            if PATTERNS[name] == PATTERNS["adapter"]:
+                found[name]["optim.lr_scale"] = FASTER
+    return found
+
+
+def decoders(kind: str, factor: int = 1) -> Rows:
+    """Returns every decoder, ablations of TaskExpert, and on a ViT TaskPrompter and M3ViT."""
+    from mtl_vision.models.decoders import DECODERS
+
+    made = {name: dict(name=name, **WIDE.get(name, {})) for name in ("conv", *DECODERS)}
+    made["mlore"]["grid"] = tuple(factor * side for side in GRIDS[kind])
+    made["conv_wide"] = dict(name="conv", width=128)
+    found: Rows = {name: {"decoder": decoder} for name, decoder in made.items()}
+    for name, change in ABLATIONS.items():
+        found[f"task_expert_{name}"] = {"decoder": made["task_expert"] | change}
+    if kind != "vit":
+        del found["task_prompter"]
+        return found
+    size = tuple(factor * side for side in SIDES["synth_pascal"])
+    found["task_prompter"]["adapter"] = PROMPTER | dict(size=size)
+    for anchored in (False, True):
+        name = "conv_m3vit_anchored" if anchored else "conv_m3vit"
+        found[name] = {"decoder": made["conv"], "adapter": M3VIT | dict(anchored=anchored)}
+    return found
+
+
+def conflicts() -> Rows:
+    """Returns full training under fixed weights, and under methods that choose them."""
+    found: Rows = {name: {"loss_weights": weights} for name, weights in WEIGHTS.items()}
+    found["uncertainty"] = {"optim.weighting": dict(name="uw")}
+    for name in CONFLICTS:
+        found[name] = {"optim.aggregator": dict(name=name)}
+    found["task_sam"] = {"optim.sam": SAM}
+    found["cagrad_task_sam"] = {"optim.aggregator": dict(name="cagrad"), "optim.sam": SAM}
+    return found
