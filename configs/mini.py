@@ -162,6 +162,7 @@ def adapters() -> Rows:
             found[name] = {"adapter": dict(name=name, **SMALL.get(name, {}))}
             if PATTERNS[name] == PATTERNS["adapter"]:
                 found[name]["optim.lr_scale"] = FASTER
+    found["vpt_shallow"] = {"adapter": dict(name="vpt", prompts=2, deep=False)}
     return found
 
 

@@ -14,6 +14,7 @@ from mtl_vision.tables.entries import load
 
 MINI = "runs/mini/"  # where configs of the small problem look for their backbone
 
+
 def place(entry: str, seed: int) -> str:
     """Returns the folder of a run below that of all."""
     return f"{entry.replace('/', '.').replace(':', '.', 1)}/seed{seed}"

@@ -95,8 +95,15 @@ def check_all(jobs: Sequence[Job], out: pathlib.Path) -> list[Job]:
     return [job for job in jobs if not finished(job, out)]
 
 
+class Share(NamedTuple):
+    """What one of several workers has to itself: some GPUs, or some cores; empty for all."""
+
+    environment: dict[str, str]
+    cores: frozenset[int]
+
+
 def run(jobs: Sequence[Job], out: pathlib.Path, *, parallel: int, say: Say) -> None:
-    """Runs jobs, `parallel` at a time; on GPUs each gets its share of the devices there are.
+    """Runs jobs, `parallel` at a time; each gets its share of the GPUs, or else of the cores.
 
     Every run writes its console to ``train.log`` in its folder. A stopped run goes on.
 
@@ -106,10 +113,10 @@ def run(jobs: Sequence[Job], out: pathlib.Path, *, parallel: int, say: Say) -> N
     waiting: queue.SimpleQueue = queue.SimpleQueue()
     for i, job in enumerate(jobs):
         waiting.put((i, job))
-    shares, failed, running = devices(parallel), [], set()
+    kept, failed, running = shares(parallel), [], set()
     stop = threading.Event()
 
-    def work(share: dict[str, str]) -> None:
+    def work(share: Share) -> None:
         while not stop.is_set():
             try:
                 i, job = waiting.get_nowait()
@@ -123,7 +130,7 @@ def run(jobs: Sequence[Job], out: pathlib.Path, *, parallel: int, say: Say) -> N
                 failed.append(f"{job.name} ({last_line(out / job.name)})")
             say(f"[{i + 1}/{len(jobs)}] {job.name}: {said}")
 
-    threads = [threading.Thread(target=work, args=(share,)) for share in shares]
+    threads = [threading.Thread(target=work, args=(share,)) for share in kept]
     try:
         for thread in threads:
             thread.start()
@@ -138,13 +145,16 @@ def run(jobs: Sequence[Job], out: pathlib.Path, *, parallel: int, say: Say) -> N
         raise RunError(f"{len(failed)} of {len(jobs)} runs failed: {'; '.join(failed)}.")
 
 
-def _one(job: Job, out: pathlib.Path, share: dict[str, str], running: set) -> int:
+def _one(job: Job, out: pathlib.Path, share: Share, running: set) -> int:
     workdir = out / job.name
     workdir.mkdir(parents=True, exist_ok=True)
     with (workdir / "train.log").open("a") as log:
+        environment = os.environ | share.environment
         process = subprocess.Popen(
-            command(job, out), stdout=log, stderr=subprocess.STDOUT, env=os.environ | share
+            command(job, out), stdout=log, stderr=subprocess.STDOUT, env=environment
         )
+        if share.cores:  # before it starts any thread
+            os.sched_setaffinity(process.pid, share.cores)
         running.add(process)
         try:
             return process.wait()
@@ -152,8 +162,8 @@ def _one(job: Job, out: pathlib.Path, share: dict[str, str], running: set) -> in
             running.discard(process)
 
 
-def devices(parallel: int) -> list[dict[str, str]]:
-    """Returns the environment of each of `parallel` workers: which GPUs are its own, if any.
+def shares(parallel: int) -> list[Share]:
+    """Returns what each of `parallel` workers has to itself.
 
     Raises:
       ConfigError: there are fewer GPUs than workers.
@@ -163,11 +173,16 @@ def devices(parallel: int) -> list[dict[str, str]]:
         p.name.removeprefix("nvidia")
         for p in sorted(pathlib.Path("/dev").glob("nvidia[0-9]*"), key=lambda p: (len(p.name), p))
     ]
-    if not found or parallel == 1:
-        return [{} for _ in range(parallel)]
+    if parallel == 1:
+        return [Share({}, frozenset())]
+    if not found:
+        cores = sorted(os.sched_getaffinity(0))
+        own = [frozenset(cores[i::parallel]) for i in range(parallel)]
+        return [Share({}, some) for some in own]
     if len(found) < parallel:
         raise ConfigError(f"--parallel={parallel}: there are {len(found)} GPUs.")
-    return [{"CUDA_VISIBLE_DEVICES": ",".join(found[i::parallel])} for i in range(parallel)]
+    own = [",".join(found[i::parallel]) for i in range(parallel)]
+    return [Share({"CUDA_VISIBLE_DEVICES": some}, frozenset()) for some in own]
 
 
 def last_line(workdir: pathlib.Path) -> str:

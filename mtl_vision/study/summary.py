@@ -116,9 +116,7 @@ def same_tasks(found: Sequence[Run]) -> tuple[Task, ...]:
     return tasks
 
 
-def _line(
-    setting: Setting, own: Sequence[Run], tasks: Sequence[Task], base: Sequence[Run]
-) -> Line:
+def _line(setting: Setting, own: Sequence[Run], tasks: Sequence[Task], base: Sequence[Run]) -> Line:
     if not own:
         return Line(setting, 0, None, {}, None, None)
     scores = {t.name: cell([run.scores[t.name] for run in own]) for t in tasks}

@@ -1,6 +1,6 @@
 """What the papers claim, as comparisons of runs on the small problem."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 FULL, DECODERS = "full multi-task fine-tuning", "decoders only"
 
@@ -24,6 +24,13 @@ class Claim:
     rows: dict[str, tuple[str, ...]]
     against: tuple[str, ...]
     match: bool = False
+
+    def at(self, scale: str) -> "Claim":
+        """Returns the claim about the runs of another scale, ``mini`` or ``mini_large``."""
+        if scale == "mini":
+            return self
+        own = {x: tuple(e.replace("mini:", "mini:large.") for e in y) for x, y in self.rows.items()}
+        return replace(self, rows=own)
 
 
 def _swin(name: str) -> tuple[str, ...]:

@@ -58,10 +58,21 @@ def test_runs_all_and_names_those_that_fail(tmp_path, monkeypatch):
 
 def test_workers_share_out_the_gpus(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,2,5")
-    assert jobs.devices(1) == [{}]
-    assert jobs.devices(2) == [{"CUDA_VISIBLE_DEVICES": "0,5"}, {"CUDA_VISIBLE_DEVICES": "2"}]
+    assert jobs.shares(1) == [({}, frozenset())]
+    assert [share.environment for share in jobs.shares(2)] == [
+        {"CUDA_VISIBLE_DEVICES": "0,5"},
+        {"CUDA_VISIBLE_DEVICES": "2"},
+    ]
     with pytest.raises(ConfigError, match="3 GPUs"):
-        jobs.devices(4)
+        jobs.shares(4)
+
+
+def test_without_gpus_workers_share_out_the_cores(monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(jobs.os, "sched_getaffinity", lambda pid: {4, 7, 9})
+    monkeypatch.setattr(jobs.pathlib.Path, "glob", lambda self, pattern: [])
+    assert [share.cores for share in jobs.shares(2)] == [{4, 9}, {7}]
+    assert [share.cores for share in jobs.shares(5)] == [{4}, {7}, {9}, set(), set()]
 
 
 def test_job_lists_are_commands(tmp_path):

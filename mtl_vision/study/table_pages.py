@@ -1,0 +1,180 @@
+"""A rebuilt table, and answered claims, as Markdown, CSV and self-contained HTML pages."""
+
+import csv
+import io
+import pathlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from mtl_vision.report import charts, page
+from mtl_vision.study import pages
+from mtl_vision.study.answers import Answer
+from mtl_vision.study.summary import Cell, front
+from mtl_vision.study.table import Rebuilt, difference
+from mtl_vision.tables import Row
+
+UNSURE = " (?)"
+NOTES = {
+    "paper": "ours and the difference to the paper, mean ± standard deviation over seeds",
+    "mini": "ours is the small problem of configs/mini.py: other images, another backbone, other "
+    "metrics than the paper's, so only the order of rows can be compared",
+}
+
+
+class Column(NamedTuple):
+    """What a column is about, and whose figures it has: ``paper``, ``ours`` or ``±``."""
+
+    about: str
+    whose: str
+
+
+def columns(found: Rebuilt) -> list[Column]:
+    """Returns the columns behind the row's name."""
+    sides = ("paper", "ours", "difference") if found.scale == "paper" else ("paper", "ours")
+    arrows = {1: "↑", -1: "↓"}
+    abouts = [f"{t.kind} {t.score} {arrows[t.sign]}" for t in found.study.tasks]
+    return [
+        *(Column(about, side) for about in [*abouts, "Δm ↑"] for side in sides),
+        Column("trained (M)", "paper"),
+        Column("trained (M)", "ours"),
+        Column("seeds", "ours"),
+    ]
+
+
+def cells(found: Rebuilt, row: Row) -> list[str]:
+    """Returns a row's figures as text, in the order of `columns`."""
+    line, texts = found.line(row), []
+    for task in found.study.tasks:
+        key = found.table.scores.get(task.kind)
+        texts += compared(found, row, line.scores.get(task.name), key, signed=False)
+    texts += compared(found, row, line.gain, found.table.delta, signed=True)
+    if line.gain and line.significant:
+        texts[len(texts) - (2 if found.scale == "paper" else 1)] += " *"
+    texts.append(published(row, found.table.params))
+    texts.append(f"{sum(line.trained) / 1e6:.3f}" if line.trained else "–")
+    return [*texts, str(line.seeds)]
+
+
+def compared(
+    found: Rebuilt, row: Row, ours: Cell | None, key: str | None, *, signed: bool
+) -> list[str]:
+    """Returns theirs, ours, and at the paper's scale the difference."""
+    texts = [published(row, key, signed=signed), pages.shown(ours, 2, sign=signed)]
+    if found.scale != "paper":
+        return texts
+    off = difference(ours, row.values.get(key or ""), found.scale)
+    return [*texts, "–" if off is None else f"{off:+.2f}"]
+
+
+def published(row: Row, key: str | None, *, signed: bool = False) -> str:
+    """Returns a published figure, marked if no source confirms it."""
+    value = row.values.get(key or "")
+    if value is None:
+        return "–"
+    return f"{value:{'+' if signed else ''}.2f}{'' if row.sure else UNSURE}"
+
+
+def note(found: Rebuilt) -> str:
+    """Says what the figures are."""
+    of_scale = NOTES["paper" if found.scale == "paper" else "mini"]
+    label = next(r.label for r in found.rows if r.id == found.base)
+    return (
+        f"paper: as published; (?) not confirmed by any source, no bar. {of_scale}. Δm in percent "
+        f"against the mean of “{label}”; * where it differs with p < 0.05 (Welch's test, Holm's "
+        "correction)."
+    )
+
+
+def write(found: Rebuilt, out: pathlib.Path) -> list[pathlib.Path]:
+    """Writes ``<table>.<scale>.md``, ``.csv`` and ``.html`` into `out`; returns the files."""
+    texts = {
+        "md": f"# {found.table.title}\n\n{note(found)}\n\n{markdown(found)}",
+        "csv": to_csv(found),
+        "html": html(found),
+    }
+    files = [out / f"{found.name}.{found.scale}.{end}" for end in texts]
+    for file, text in zip(files, texts.values(), strict=True):
+        page.write_whole(file, text)
+    return files
+
+
+def markdown(found: Rebuilt) -> str:
+    """Returns the table as Markdown."""
+    head = ["row", *(f"{c.about}, {c.whose}" for c in columns(found))]
+    rows = [head, ["---", *["---:"] * (len(head) - 1)]]
+    rows += [[row.label, *cells(found, row)] for row in found.rows]
+    return as_markdown(rows)
+
+
+def as_markdown(rows: Sequence[Sequence[str]]) -> str:
+    return "".join(f"| {' | '.join(c.replace('|', '/') for c in row)} |\n" for row in rows)
+
+
+def to_csv(found: Rebuilt) -> str:
+    """Returns the same table as CSV."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["row", *(f"{c.about}, {c.whose}" for c in columns(found))])
+    writer.writerows([row.label, *cells(found, row)] for row in found.rows)
+    return text.getvalue()
+
+
+def html(found: Rebuilt) -> str:
+    """Returns the page: the table, and gain against trained parameters."""
+    heads: dict[str, list[str]] = {}
+    for column in columns(found):
+        heads.setdefault(column.about, []).append(column.whose)
+    labels = {row.id: row.label for row in found.rows}
+    points = [
+        (sum(x.trained) / 1e6, x.gain.mean, x.gain.spread or 0.0, labels[x.setting.name])
+        for x in found.study.lines
+        if x.gain and x.trained
+    ]
+    best = {labels[x.setting.name] for x in front(found.study)}
+    return rendered(
+        "table.html",
+        title=found.table.title,
+        note=note(found),
+        heads=heads,
+        whose=[c.whose for c in columns(found)],
+        rows=[(row, cells(found, row)) for row in found.rows],
+        scatter=charts.scatter(points, best) if points else None,
+    )
+
+
+def write_claims(answers: Sequence[Answer], out: pathlib.Path) -> list[pathlib.Path]:
+    """Writes ``claims.md`` and ``claims.html`` into `out`; returns the files."""
+    files = [out / "claims.md", out / "claims.html"]
+    page.write_whole(files[0], f"# Claims on the small problem\n\n{claims_markdown(answers)}")
+    tables = [claim_table(a) for a in answers]
+    text = rendered("claims.html", answers=list(zip(answers, tables, strict=True)))
+    page.write_whole(files[1], text)
+    return files
+
+
+def claims_markdown(answers: Sequence[Answer]) -> str:
+    """Returns a section per claim: question, what is published, the answer, the table."""
+    parts = []
+    for found in answers:
+        first, *rest = found.sentences
+        lines = [f"## {found.claim.question}", "", f"Published: {found.claim.published}", ""]
+        lines += [f"**Here: {found.verdict}.** {first}", "", *(f"- {text}" for text in rest), ""]
+        head, *rows = claim_table(found) or [[]]
+        if rows:
+            lines.append(as_markdown([head, ["---", *["---:"] * (len(head) - 1)], *rows]))
+        parts.append("\n".join(lines))
+    return "\n".join(parts)
+
+
+def claim_table(found: Answer) -> list[list[str]]:
+    """Returns head and rows of the study behind an answer, without any if nothing was run."""
+    if found.study is None:
+        return []
+    lines = [line for line in found.study.lines if line.seeds]
+    return [pages.heads(found.study), *(pages.cells(found.study, line) for line in lines)]
+
+
+def rendered(template: str, **values) -> str:
+    """Returns a page."""
+    size = (charts.WIDTH, charts.HEIGHT)
+    return page.environment().get_template(template).render(size=size, **values)

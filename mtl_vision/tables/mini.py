@@ -1,0 +1,53 @@
+"""Which runs of the small problem (`configs/mini.py`) stand for which rows of the papers' tables."""
+
+FOUR = ("semseg", "human_parts", "sal", "normals")
+
+
+def _swin(row: str) -> tuple[str, ...]:
+    return (f"mini:swin.{row}",)
+
+
+def _alone(row: str) -> tuple[str, ...]:
+    return tuple(f"mini:swin.{row}@{kind}" for kind in FOUR)
+
+
+def _vit(row: str) -> tuple[str, ...]:
+    return (f"mini:vit.{row}",)
+
+
+_MTLORA = {
+    "single_task": _alone("full"),
+    "mtl_full": _swin("full"),
+    "mtlora_r16": _swin("mtlora_r16"),
+    "mtlora_r32": _swin("mtlora_r32"),
+    "mtlora_r64": _swin("mtlora_r64"),
+    "mtl_decoders_only": _swin("decoders"),
+    "adapter": _alone("adapter"),
+    "bitfit": _alone("bitfit"),
+    "vpt_shallow": _alone("vpt_shallow"),
+    "vpt_deep": _alone("vpt"),
+    "compacter": _alone("compacter"),
+    "compacter_pp": _alone("compacter_pp"),
+    "lora": _alone("lora"),
+    "vl_adapter": _swin("adapter"),
+    "hyperformer": _swin("hyperformer"),
+    "polyhistor": _swin("polyhistor"),
+}
+
+_POLYHISTOR = {
+    "single_task_full": _alone("full"),
+    "decoders_only": _swin("decoders"),
+    **{row: _alone(row) for row in ("bitfit", "vpt_shallow", "phm", "compacter_pp", "compacter")},
+    "vpt_deep": _alone("vpt"),
+    **{row: _alone(row) for row in ("lora", "adapter", "low_rank_adapter")},
+    "shared_adapter": _swin("adapter"),
+    "hyperformer": _swin("hyperformer"),
+    "polyhistor": _swin("polyhistor"),
+    "polyhistor_lite": _swin("polyhistor_lite"),
+    "multi_task_full": _swin("full"),
+}
+
+MINI: dict[str, dict[str, tuple[str, ...]]] = {
+    "mtlora.main": _MTLORA,
+    "polyhistor.main": _POLYHISTOR,
+}
