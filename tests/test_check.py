@@ -10,7 +10,7 @@ import pytest
 from mtl_vision.check import check
 from mtl_vision.errors import ConfigError
 
-CONFIGS = sorted((pathlib.Path(__file__).parents[1] / "configs").rglob("*.py"))
+CONFIGS = sorted((pathlib.Path(__file__).parents[1] / "configs").glob("*.py"))
 
 
 def load(path):
