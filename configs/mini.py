@@ -6,10 +6,10 @@ r"""The rows of the papers' tables on one small problem, one name each.
   python scripts/train.py --config configs/mini.py:swin.mtlora_r16 --workdir runs/mtlora_r16
 
 `scripts/reproduce.py --scale mini` does all of this for a whole table. A name is a backbone, `swin`
-or `vit`, and a row of `rows`; with `large.` before it the problem is one for a GPU: 128 x 128 pixels,
-6000 images, a backbone three times as wide, 4000 steps. `backbone` is trained fully on the four tasks
-of synth_nyud, all others start from it on four of synth_pascal; `joint` and what it is compared with
-start from nothing and have all tasks.
+or `vit`, and a row of `rows`; with `large.` before it the problem is one for a GPU: 128 x 128
+pixels, 6000 images, a backbone three times as wide, 4000 steps. `backbone` is trained fully on the
+four tasks of synth_nyud, all others start from it on four of synth_pascal; `joint` and what it is
+compared with start from nothing and have all tasks.
 
 Ranks are a quarter of the papers', as the backbone has a third of the channels of a Swin-T. Fixed
 weights are three settings, so that the methods that choose weights meet a tuned one. The figures

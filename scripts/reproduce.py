@@ -5,10 +5,11 @@ r"""Rebuilds tables of the papers beside their published numbers.
   python scripts/reproduce.py --table mtlora.main --scale paper --set backbone.weights=swin_t.pth
   python scripts/reproduce.py --claims --seeds 3
 
-With --scale every row is a run of its own, or one per task, in `<out>/<config>/seed<seed>`. Finished
-runs are left and stopped ones go on, so the same command continues what was interrupted. `paper` is
-the paper's setting on the real datasets, which have to be prepared (docs/datasets.md); `mini` is the
-small problem of configs/mini.py, which is prepared here, and `mini_large` the same for a GPU.
+With --scale every row is a run of its own, or one per task, in `<out>/<config>/seed<seed>`.
+Finished runs are left and stopped ones go on, so the same command continues what was interrupted.
+`paper` is the paper's setting on the real datasets, which have to be prepared (docs/datasets.md);
+`mini` is the small problem of configs/mini.py, which is prepared here, and `mini_large` the same
+for a GPU.
 --claims answers what the papers claim, on the small problem.
 
 What is finished is printed and written to `<out>/<table>.<scale>.md`, `.csv` and `.html`, or

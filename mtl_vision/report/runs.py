@@ -109,7 +109,12 @@ def merged(parts: Sequence[Run]) -> Run:
         raise DataError(f"{parts[0].folder} and others have different protocols.")
     finals = [run.final for run in parts]
     trained = {side: sum(f["trained"][side] for f in finals) for side in finals[0]["trained"]}
-    metrics = {name: value for f in finals for name, value in f["metrics"].items()}
+    metrics = {
+        name: value
+        for run in parts
+        for name, value in run.final["metrics"].items()
+        if name.rpartition("/")[0] in {task.name for task in run.tasks}
+    }
     return replace(
         parts[0],
         config=parts[0].config | {"data": data},

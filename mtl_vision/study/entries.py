@@ -1,7 +1,8 @@
 """From entries of a table to runs: which there are, in which folders, what is finished.
 
-An entry, such as ``mini:swin.mtlora_r16`` or ``mini:swin.full@semseg``, is a config and its row, see
-`tables.entries.load`. Its runs are ``<out>/<entry with a dot>/seed<seed>``, so that tables share them.
+An entry, such as ``mini:swin.mtlora_r16`` or ``mini:swin.full@semseg``, is a config and its row,
+see `tables.entries.load`. Its runs are ``<out>/<entry, dots for / and :>/seed<seed>``, so that
+tables share them.
 """
 
 import pathlib

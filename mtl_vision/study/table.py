@@ -8,11 +8,9 @@ from mtl_vision.errors import lookup
 from mtl_vision.report.runs import Run
 from mtl_vision.study import entries, summary
 from mtl_vision.study.axes import Setting
-from mtl_vision.study.summary import Cell, Line, Study
+from mtl_vision.study.summary import Line, Study
 from mtl_vision.tables import Row, Table, published_rows
 from mtl_vision.tables.mini import MINI
-
-SCALES = ("paper", "mini", "mini_large")
 
 
 class Rebuilt(NamedTuple):
@@ -70,10 +68,3 @@ def base_of(table: Table, rows: Sequence[Row], found: Mapping[str, Sequence[Run]
     """Returns the id of the row that gains are counted from."""
     done = [r.id for r in rows if found[r.id]]
     return table.base if table.base in done or not done else done[0]
-
-
-def difference(ours: Cell | None, published: float | None, scale: str) -> float | None:
-    """Returns ours minus theirs, None where one is missing or the scale is not the paper's."""
-    if ours is None or published is None or scale != "paper":
-        return None
-    return ours.mean - published

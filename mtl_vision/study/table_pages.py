@@ -10,7 +10,7 @@ from mtl_vision.report import charts, page
 from mtl_vision.study import pages
 from mtl_vision.study.answers import Answer
 from mtl_vision.study.summary import Cell, front
-from mtl_vision.study.table import Rebuilt, difference
+from mtl_vision.study.table import Rebuilt
 from mtl_vision.tables import Row
 
 UNSURE = " (?)"
@@ -46,40 +46,54 @@ def cells(found: Rebuilt, row: Row) -> list[str]:
     line, texts = found.line(row), []
     for task in found.study.tasks:
         key = found.table.scores.get(task.kind)
-        texts += compared(found, row, line.scores.get(task.name), key, signed=False)
-    texts += compared(found, row, line.gain, found.table.delta, signed=True)
+        texts += compared(found, row, line.scores.get(task.name), key)
+    texts += compared(found, row, line.gain, found.table.delta, 1 if better_up(found) else -1)
     if line.gain and line.significant:
         texts[len(texts) - (2 if found.scale == "paper" else 1)] += " *"
-    texts.append(published(row, found.table.params))
+    texts.append(published(row, found.table.params, 1))
     texts.append(f"{sum(line.trained) / 1e6:.3f}" if line.trained else "–")
     return [*texts, str(line.seeds)]
 
 
 def compared(
-    found: Rebuilt, row: Row, ours: Cell | None, key: str | None, *, signed: bool
+    found: Rebuilt, row: Row, ours: Cell | None, key: str | None, gain: int = 0
 ) -> list[str]:
-    """Returns theirs, ours, and at the paper's scale the difference."""
-    texts = [published(row, key, signed=signed), pages.shown(ours, 2, sign=signed)]
+    """Returns theirs, ours, and at the paper's scale the difference.
+
+    Args:
+      found, row, ours: the row and our figure.
+      key: of the published figure.
+      gain: 1 or -1 for Delta_m, the sign of a gain as published.
+    """
+    texts = [published(row, key, gain or 1, signed=bool(gain))]
+    texts.append(pages.shown(ours, 2, sign=bool(gain)))
     if found.scale != "paper":
         return texts
-    off = difference(ours, row.values.get(key or ""), found.scale)
-    return [*texts, "–" if off is None else f"{off:+.2f}"]
+    value = row.values.get(key or "")
+    known = ours is not None and value is not None
+    return [*texts, f"{ours.mean - (gain or 1) * value:+.2f}" if known else "–"]
 
 
-def published(row: Row, key: str | None, *, signed: bool = False) -> str:
+def published(row: Row, key: str | None, factor: int, *, signed: bool = False) -> str:
     """Returns a published figure, marked if no source confirms it."""
     value = row.values.get(key or "")
     if value is None:
         return "–"
-    return f"{value:{'+' if signed else ''}.2f}{'' if row.sure else UNSURE}"
+    number = factor * value + 0.0  # no -0
+    return f"{number:{'+' if signed else ''}.2f}{'' if row.sure else UNSURE}"
+
+
+def better_up(found: Rebuilt) -> bool:
+    return found.table.higher_is_better_delta
 
 
 def note(found: Rebuilt) -> str:
     """Says what the figures are."""
     of_scale = NOTES["paper" if found.scale == "paper" else "mini"]
     label = next(r.label for r in found.rows if r.id == found.base)
+    turned = "" if better_up(found) else ", Δm with its sign changed"
     return (
-        f"paper: as published; (?) not confirmed by any source, no bar. {of_scale}. Δm in percent "
+        f"paper: as published{turned}; (?) not confirmed by any source. {of_scale}. Δm in percent "
         f"against the mean of “{label}”; * where it differs with p < 0.05 (Welch's test, Holm's "
         "correction)."
     )

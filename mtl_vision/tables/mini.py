@@ -1,4 +1,4 @@
-"""Which runs of the small problem (`configs/mini.py`) stand for which rows of the papers' tables."""
+"""Which runs of the small problem (`configs/mini.py`) stand for which rows of the tables."""
 
 FOUR = ("semseg", "human_parts", "sal", "normals")
 
@@ -47,7 +47,40 @@ _POLYHISTOR = {
     "multi_task_full": _swin("full"),
 }
 
+_FLAT = {
+    "STL": _alone("full"),
+    "LS": _swin("full"),
+    "UW": _swin("uncertainty"),
+    "PCGrad": _swin("pcgrad"),
+    "CAGrad": _swin("cagrad"),
+    "IMTL": _swin("imtl_g"),
+    "Nash-MTL": _swin("nash_mtl"),
+    "FairGrad": _swin("fairgrad"),
+    "F-LS": _swin("task_sam"),
+    "F-CAGrad": _swin("cagrad_task_sam"),
+}
+
+_TASKEXPERT = {
+    "vit_b.single_task": tuple(f"mini:vit.conv@{kind}" for kind in FOUR),
+    "vit_b.multi_task": _vit("conv"),
+    "vit_b.invpt": _vit("invpt"),
+    "vit_b.taskprompter": _vit("task_prompter"),
+    "vit_b.mlore": _vit("mlore"),
+    "vit_b.taskexpert": _vit("task_expert"),
+}
+
+_M3VIT = {"m_vit": _vit("conv"), "m3vit": _vit("conv_m3vit")}
+
+_JOINT = {
+    "swin_t_hrnet.separate": ("mini:swin.alone_pascal", "mini:swin.alone_nyud"),
+    "swin_t_hrnet.joint": _swin("joint"),
+}
+
 MINI: dict[str, dict[str, tuple[str, ...]]] = {
     "mtlora.main": _MTLORA,
     "polyhistor.main": _POLYHISTOR,
+    "taskexpert.pascal": _TASKEXPERT,
+    "m3vit.pascal": _M3VIT,
+    "flat.nyud": _FLAT,
+    "joint.main": _JOINT,
 }
