@@ -13,7 +13,8 @@ for a GPU.
 --claims answers what the papers claim, on the small problem.
 
 What is finished is printed and written to `<out>/<table>.<scale>.md`, `.csv` and `.html`, or
-`<out>/claims.md` and `.html`; with --show without running anything.
+`<out>/claims.md` and `.html`; with --show without running anything. --results writes all tables and
+answers with finished runs of a scale to one Markdown file.
 
 The column `params` counts the trainable parameters of the config of every row, without making an
 array: those of the encoder with its adapters, those of the decoders, and both. Padding does not
@@ -38,12 +39,16 @@ SEEDS = flags.DEFINE_integer("seeds", 1, "Seeds 0, 1, ... of every row.", lower_
 OUT = flags.DEFINE_string("out", "runs/mini", "Folder of the runs and the tables.")
 SET = flags.DEFINE_multi_string("set", [], "field=value for every run.")
 PARALLEL = flags.DEFINE_integer("parallel", 1, "Runs at a time.", lower_bound=1)
+RESULTS = flags.DEFINE_string("results", "", "Markdown file for everything that is finished.")
 SHOW = flags.DEFINE_bool("show", False, "Only show what is finished.")
 
 
 def main() -> None:
     from mtl_vision.tables import TABLES
 
+    if RESULTS.value:
+        write_results(pathlib.Path(RESULTS.value))
+        return
     if CLAIMS.value:
         if SCALE.value == "paper":
             raise ConfigError("--claims: they are of the small problem; give --scale=mini.")
@@ -82,6 +87,24 @@ def answer_claims() -> None:
     found = [answers.answer(claim, range(SEEDS.value), out()) for claim in claims.values()]
     print(table_pages.claims_markdown(found))
     print(*table_pages.write_claims(found, out()), sep=", ")
+
+
+def write_results(file: pathlib.Path) -> None:
+    """Writes what all finished runs of a scale found."""
+    from mtl_vision.report import page
+    from mtl_vision.study import answers, table_pages
+    from mtl_vision.study import table as tables
+    from mtl_vision.tables import TABLES
+    from mtl_vision.tables.claims import CLAIMS as KNOWN
+    from mtl_vision.tables.mini import MINI as SMALL
+
+    scale, seeds = SCALE.value, range(SEEDS.value)
+    names = TABLES if scale == "paper" else SMALL
+    found = [tables.collect(n, TABLES[n], scale, seeds, out()) for n in names]
+    claims = [] if scale == "paper" else [claim.at(scale) for claim in KNOWN]
+    answered = [answers.answer(claim, seeds, out()) for claim in claims]
+    page.write_whole(file, table_pages.results(found, answered))
+    print(file)
 
 
 def chosen_of(known, what: str) -> list[str]:

@@ -1,6 +1,6 @@
 """The table of rows on one problem."""
 
-from scripts.compare_rows import adapters, decoders
+from configs.mini import adapters, changed, decoders
 from scripts.compare_table import folder, table
 from tests import tiny
 from tests.report import folders
@@ -14,7 +14,7 @@ def finish(run, loss, scores):
 def test_a_row_is_compared_with_the_base_of_its_seed(tmp_path):
     values = tiny.values(data__synth_pascal__tasks=("semseg", "normals"))
     del values["data"]["synth_nyud"]
-    rows = adapters(values)
+    rows = {name: changed(values, change) for name, change in adapters().items()}
     assert rows["mtlora"]["adapter"] == dict(name="mtlora", rank=16)
     finish(tmp_path / "decoders", 3.0, (20.0, 40.0))
     finish(tmp_path / "decoders.1", 3.0, (10.0, 40.0))
@@ -25,7 +25,7 @@ def test_a_row_is_compared_with_the_base_of_its_seed(tmp_path):
     finish(tmp_path / "ssf", 3.5, (20.0, 36.0))
     head, _, base, lora, ssf, ia3 = [
         [cell.strip() for cell in line.strip("|").split("|")]
-        for line in table({name: values | row for name, row in rows.items()}, tmp_path).splitlines()
+        for line in table(rows, tmp_path).splitlines()
     ]
     assert head[5:7] == ["semseg mIoU ↑", "normals mean ↓"] and head[-1] == "beats decoders"
     assert base[:2] == ["decoders", "0"] and base[4:7] == ["3.00", "15.00", "40.00"]
@@ -37,8 +37,8 @@ def test_a_row_is_compared_with_the_base_of_its_seed(tmp_path):
 
 
 def test_ablations_of_task_expert_are_rows_and_folders(tmp_path):
-    rows = decoders(tiny.values())
+    rows = decoders("swin")
     assert next(iter(rows)) == "conv" and "task_prompter" not in rows
-    plain, other = rows["task_expert"]["decoder"], rows["task_expert, no memory"]["decoder"]
+    plain, other = rows["task_expert"]["decoder"], rows["task_expert_no_memory"]["decoder"]
     assert other == plain | dict(memory=False)
-    assert folder(tmp_path, "task_expert, no memory", 1).name == "task_expert_no_memory.1"
+    assert folder(tmp_path, "task_expert_no_memory", 1).name == "task_expert_no_memory.1"

@@ -14,6 +14,10 @@ from mtl_vision.study.table import Rebuilt
 from mtl_vision.tables import Row
 
 UNSURE = " (?)"
+INTRODUCTION = """\
+Written by `python scripts/reproduce.py --results docs/results.md` from run folders. No figure here
+is of the real datasets: every run is of the small problem of `configs/mini.py`, whose images are
+rendered, and says how methods compare there. A figure without a spread is of one seed."""
 NOTES = {
     "paper": "ours and the difference to the paper, mean ± standard deviation over seeds",
     "mini": "ours is the small problem of configs/mini.py: other images, another backbone, other "
@@ -178,6 +182,16 @@ def claims_markdown(answers: Sequence[Answer]) -> str:
             lines.append(as_markdown([head, ["---", *["---:"] * (len(head) - 1)], *rows]))
         parts.append("\n".join(lines))
     return "\n".join(parts)
+
+
+def results(tables: Sequence[Rebuilt], answers: Sequence[Answer]) -> str:
+    """Returns a document of all answers, and of all tables of which a row was run."""
+    parts = ["# Results", INTRODUCTION, "# Claims", claims_markdown(answers)]
+    for found in tables:
+        if any(line.seeds for line in found.study.lines):
+            command = f"python scripts/reproduce.py --table {found.name} --scale {found.scale}"
+            parts += [f"# {found.table.title}", f"`{command}`", markdown(found), note(found)]
+    return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
 def claim_table(found: Answer) -> list[list[str]]:
