@@ -19,6 +19,8 @@ BATCH = flags.DEFINE_integer(
 )
 
 Clock = Callable[[], float]
+# Between turns: threads of the library before wait for more work in a loop, on the same cores.
+REST = 0.3
 
 
 def timed(
@@ -41,6 +43,7 @@ def timed_by(
         function()
     for run in range(seconds.shape[2]):
         for i, function in enumerate(functions):
+            time.sleep(REST if len(functions) > 1 else 0.0)
             start = [clock() for clock in clocks]
             function()
             seconds[:, i, run] = [clock() for clock in clocks]
