@@ -139,7 +139,8 @@ def by_component(model: nnx.Module, *, dataset: str, size: tuple[int, int]) -> d
         with named_calls(model):
             return model.decode(features, size, dataset=dataset)
 
-    features = jax.eval_shape(encode, state, image)
+    with plain():  # what is traced here is what is counted below
+        features = jax.eval_shape(encode, state, image)
     whole = {"backbone": sum(multiply_adds(encode, state, image).values())}
     return whole | multiply_adds(decode, state, features)
 
