@@ -27,7 +27,7 @@ BELOW = {
     "optim": {"errors", "rules"},
     "placements": {"errors", "rules"},
     "parallel": {"errors", "rules", "placements"},
-    "tables": {"errors", "tasks"},
+    "tables": None,
     "viz": {"errors", "tasks"},
     "report": {"errors", "files", "tasks", "metrics"},
     "check": {"errors", "config", "data", "models", "optim", "placements", "tasks"},

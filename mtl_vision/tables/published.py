@@ -30,11 +30,11 @@ class Table:
       scores: columns by kind of task, where the score is measured as ours is.
       delta: column of Delta_m.
       higher_is_better_delta: whether a gain is positive there.
-      params: column of trained parameters. In all three columns of parameters a decimal number is
-        in millions, as printed to 0.01, and a whole one is exact.
+      params: column of trained parameters. In all three columns of parameters a number below
+        100,000 is in millions, as printed, and a larger one is exact.
       encoder: column of trained parameters without those of the decoders.
       total: column of all parameters, trained or not.
-      work: column of multiply-adds of one image in G, whole or to 0.01.
+      work: column of multiply-adds of one image in G.
       one_task: whether multiply-adds are of the backbone and one head.
       labels: labels by id of rows that are ours alone; they stand behind the published ones.
       inexact: by row and column, why our count is not the one in the file.

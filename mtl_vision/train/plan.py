@@ -19,8 +19,7 @@ GIB = 2**30
 
 def parameters(cfg: Config) -> str:
     """Returns the table of parameters by component, frozen and trainable."""
-    sizes = mtl.sizes(mtl.abstract(build.model(cfg)))
-    trains = rules.resolve(build.trainable(cfg), sizes, "trainable")
+    sizes, trains = _sizes(cfg)
     counts: dict[str, list[int]] = {}
     for path, size in sizes.items():
         row = counts.setdefault(component(path), [0, 0])
@@ -34,11 +33,20 @@ def parameters(cfg: Config) -> str:
 
 def trained(cfg: Config) -> tuple[int, int]:
     """Returns how many parameters train in the backbone with its adapters, and in the decoders."""
-    sizes = mtl.sizes(mtl.abstract(build.model(cfg)))
-    trains = rules.resolve(build.trainable(cfg), sizes, "trainable")
+    return trained_and_all(cfg)[:2]
+
+
+def trained_and_all(cfg: Config) -> tuple[int, int, int]:
+    """Returns `trained`, and how many parameters there are."""
+    sizes, trains = _sizes(cfg)
     total = sum(size for path, size in sizes.items() if trains[path])
     encoder = sum(n for path, n in sizes.items() if trains[path] and path.startswith("backbone/"))
-    return encoder, total - encoder
+    return encoder, total - encoder, sum(sizes.values())
+
+
+def _sizes(cfg):
+    sizes = mtl.sizes(mtl.abstract(build.model(cfg)))
+    return sizes, rules.resolve(build.trainable(cfg), sizes, "trainable")
 
 
 def component(path: str) -> str:
