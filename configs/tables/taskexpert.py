@@ -6,8 +6,9 @@ r"""ViT-B and ViT-L on PASCAL-Context and NYUD-v2: TaskExpert and what it is com
 
 The weights are Google's AugReg files for 384 pixels, fine-tuned on ImageNet-1k (`B_16-i21k-300ep-
 lr_0.001-aug_medium1-wd_0.1-do_0.0-sd_0.0--imagenet2012-steps_20k-lr_0.01-res_384.npz`, and
-likewise `L_16-...do_0.1-sd_0.1...`), as in the authors' code. Protocol B, Adam 2e-5 with coupled
-decay on everything, poly 0.9 over 40,000 steps:
+likewise `L_16-...do_0.1-sd_0.1...`), as in the authors' code, which feeds them images of ImageNet's
+mean and deviation, not their own. Protocol B, Adam 2e-5 with coupled decay on everything, poly 0.9
+over 40,000 steps:
 
 - `multi_task`: small convolutional heads; those of the published baseline are not known. With
   ``--config.data.nyud_v2.tasks="('depth',)"`` it is the single-task row.
