@@ -106,24 +106,28 @@ def _counted(table: Table, row: Row, work: bool) -> Counted:
     for name, column, here, unit in ours:
         published = row.values.get(column) if column else None
         if published is not None:
-            exact = shown(published, published, unit) == shown(here, published, unit)
+            exact = as_printed(here, published, unit) == printed(published)
             why = "" if exact else table.inexact.get((row.id, column), "")
             cells.append(Cell(name, published, here, exact, why))
     return Counted(row, total, spent, tuple(cells))
 
 
-def shown(number: float, published: float, unit: int) -> str:
-    """Writes a published number, or ours, as the published one is printed.
+def printed(published: float) -> str:
+    """Writes a published number with its digits: none behind the point, or two."""
+    return f"{published:,}" if isinstance(published, int) else f"{published:,.2f}"
+
+
+def as_printed(here: int, published: float, unit: int) -> str:
+    """Writes ours as the published number is printed.
 
     Args:
-      number: `published` itself, or ours in ones.
-      published: in `unit`, with two digits behind the point or none, or in ones.
+      here: in ones.
+      published: in `unit`, or in ones from `EXACT` on.
       unit: of the column.
     """
     if published >= EXACT:
-        return f"{number:,}"
-    scaled = number if number is published else number / unit
-    return f"{scaled:,.{0 if isinstance(published, int) else 2}f}"
+        return printed(here)
+    return printed(round(here / unit) if isinstance(published, int) else here / unit)
 
 
 def summary(rows: Sequence[Counted]) -> Summary:
@@ -180,10 +184,8 @@ def lines(rows: Sequence[Counted]) -> list[list[str]]:
 
 
 def _published(cell: Cell) -> str:
-    unit, letter = (GIGA, "G") if cell.name == "multiply-adds" else (MILLION, "M")
-    number = shown(cell.published, cell.published, unit)
-    mark = "=" if cell.exact else "≠"
-    return f"{cell.name} {mark} {number}" + (f" {letter}" if cell.published < EXACT else "")
+    letter = " G" if cell.name == "multiply-adds" else " M" if cell.published < EXACT else ""
+    return f"{cell.name} {'=' if cell.exact else '≠'} {printed(cell.published)}{letter}"
 
 
 def reasons(rows: Sequence[Counted]) -> list[str]:

@@ -72,7 +72,11 @@ def test_runs_of_a_row_add_up():
     ],
 )
 def test_ours_is_written_as_theirs_is_printed(ours, published, unit, text):
-    assert counts.shown(ours, published, unit) == text
+    assert counts.as_printed(ours, published, unit) == text
+
+
+def test_theirs_keeps_its_digits():
+    assert [counts.printed(x) for x in (6.4, 84, 29_464_442)] == ["6.40", "84", "29,464,442"]
 
 
 def test_lines_and_reasons():
