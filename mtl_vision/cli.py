@@ -62,6 +62,8 @@ def start(
     flags.FLAGS.set_gnu_getopt(words or bool(commands))
     try:
         rest = flags.FLAGS(argv)[1:]
+    except UserError as e:  # of a config that has no such row
+        fail(e)
     except FLAG_ERRORS as e:
         fail(explain(e, argv))
     if commands and (len(rest) != 1 or rest[0] not in commands):

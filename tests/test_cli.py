@@ -2,9 +2,11 @@
 
 import pytest
 from absl import flags
+from ml_collections import config_flags
 
 from mtl_vision import cli
 from mtl_vision.errors import DataError
+from tests.tiny import ROOT
 
 ARGV = ["train.py", "--config=configs/x.py", "--config.optim.lrr=3"]
 
@@ -33,6 +35,18 @@ def test_user_errors_exit_with_one_line(capsys):
         cli.start(main, ["train.py"])
     assert e.value.code == 1
     assert capsys.readouterr().err == "error: no data here.\n"
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # how ml_collections loads a file
+@pytest.mark.parametrize("row", ["", ":mtlora_r63"])
+def test_a_config_without_that_row_exits_with_one_line(row, capsys, monkeypatch):
+    monkeypatch.setattr(flags, "FLAGS", flags.FlagValues())
+    config_flags.DEFINE_config_file("config", None, "Of a run.", flag_values=flags.FLAGS)
+    with pytest.raises(SystemExit) as e:
+        cli.start(lambda: None, ["train.py", f"--config={ROOT}/configs/tables/mtlora.py{row}"])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert e.value.code == 1 and "mtlora_r64" in line
+    assert line.startswith(f"error: configs/tables/mtlora.py has no row {row[1:]!r}")
 
 
 def test_stray_arguments_are_refused(capsys):
