@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from mtl_vision.models.convolution import is_plain
 from mtl_vision.models.gates import scattered
 from mtl_vision.models.layers import (
     AdapterParam,
@@ -81,10 +82,19 @@ class Experts(nnx.Module):
         x = x.astype(compute_type(self.fc1.dtype, self.fc1.kernel))
         x = jnp.broadcast_to(x, (*index.shape[:-1], x.shape[-1]))
         weights = weights.astype(x.dtype)
+        if is_plain():
+            return self.each(x, weights, index)
         kind = self.dispatch
         if kind == "auto":
             kind = "sorted" if jax.default_backend() == "cpu" else "dense"
         return self.dense(x, weights, index) if kind == "dense" else self.sorted(x, weights, index)
+
+    def each(self, x: jax.Array, weights: jax.Array, index: jax.Array) -> jax.Array:
+        """The chosen experts, with a copy of their weights for each token: the form that counts."""
+        (w1, b1), (w2, b2) = self.fc1.weights(), self.fc2.weights()
+        hidden = gelu(jnp.einsum("...d,...kdh->...kh", x, w1[index]) + b1[index])
+        y = jnp.einsum("...kh,...khd->...kd", hidden, w2[index]) + b2[index]
+        return (weights[..., None] * y).sum(-2)
 
     def dense(self, x: jax.Array, weights: jax.Array, index: jax.Array) -> jax.Array:
         """All experts on all tokens."""
