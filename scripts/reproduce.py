@@ -4,6 +4,7 @@ r"""Rebuilds tables of the papers beside their published numbers.
   python scripts/reproduce.py --table mtlora.main --scale mini [--seeds 3] [--only mtlora_r64]
   python scripts/reproduce.py --table mtlora.main --scale paper --set backbone.weights=swin_t.pth
   python scripts/reproduce.py --claims --seeds 3
+  python scripts/reproduce.py --counts docs/counts.md
 
 With --scale every row is a run of its own, or one per task, in `<out>/<config>/seed<seed>`.
 Finished runs are left and stopped ones go on, so the same command continues what was interrupted.
@@ -16,9 +17,9 @@ What is finished is printed and written to `<out>/<table>.<scale>.md`, `.csv` an
 `<out>/claims.md` and `.html`; with --show without running anything. --results writes all tables and
 answers with finished runs of a scale to one Markdown file.
 
-The column `params` counts the trainable parameters of the config of every row, without making an
-array: those of the encoder with its adapters, those of the decoders, and both. Padding does not
-count. A row that no source confirms is marked (?).
+--columns counts instead, without making an array: `params` the parameters of every row's config,
+trained ones of the encoder with its adapters and of the decoders, and all; `work` multiply-adds
+too. Padding does not count. A row that no source confirms is marked (?). --counts writes all tables.
 """
 
 import functools
@@ -32,7 +33,8 @@ from mtl_vision.errors import ConfigError, lookup
 
 TABLE = flags.DEFINE_string("table", None, "Table, such as mtlora.main.")
 CLAIMS = flags.DEFINE_bool("claims", False, "Answer the papers' claims on the small problem.")
-COLUMNS = flags.DEFINE_list("columns", [], "Only count: params.")
+COLUMNS = flags.DEFINE_list("columns", [], "Only count: params, work.")
+COUNTS = flags.DEFINE_string("counts", "", "Markdown file for the counts of all tables.")
 SCALE = flags.DEFINE_enum("scale", "mini", ["paper", "mini", "mini_large"], "Size of the runs.")
 ONLY = flags.DEFINE_list("only", [], "Ids of rows, or names of claims; all by default.")
 SEEDS = flags.DEFINE_integer("seeds", 1, "Seeds 0, 1, ... of every row.", lower_bound=1)
@@ -46,6 +48,9 @@ SHOW = flags.DEFINE_bool("show", False, "Only show what is finished.")
 def main() -> None:
     from mtl_vision.tables import TABLES
 
+    if COUNTS.value:
+        write_counts(pathlib.Path(COUNTS.value))
+        return
     if RESULTS.value:
         write_results(pathlib.Path(RESULTS.value))
         return
@@ -152,37 +157,29 @@ def prepare(todo) -> None:
 
 
 def print_counts(table) -> None:
-    """Prints what every row trains beside what is published."""
-    from mtl_vision.tables import published_rows
+    """Prints what every row trains, and costs, beside what is published."""
+    from mtl_vision.study import counts
     from mtl_vision.train.log import table as aligned
 
-    if COLUMNS.value != ["params"]:
-        raise ConfigError(f"--columns={','.join(COLUMNS.value)}: this command counts params.")
-    rows = {row.id: row for row in published_rows(table)}
-    lines = [["row", "published (M)", "here (M)", "total", "encoder", "decoders"]]
-    for row in (rows[name] for name in chosen_of(rows, "row")):
-        published = row.values.get(table.params)
-        shown = "-" if published is None else f"{published:.2f}{'' if row.sure else ' (?)'}"
-        here = ["-"] * 4
-        if names := table.configs.get(row.id):
-            encoder, decoder = counts(names)
-            total = encoder + decoder
-            here = [f"{total / 1e6:.2f}", f"{total:,}", f"{encoder:,}", f"{decoder:,}"]
-        lines.append([row.label, shown, *here])
-    print(f"{table.title}: trainable parameters\n")
-    print(aligned(lines, right=range(1, 6)))
-    print("\n(?) not confirmed by any source; no bar.")
+    unknown = set(COLUMNS.value) - {"params", "work"}
+    if unknown:
+        raise ConfigError(f"--columns={','.join(COLUMNS.value)}: choose of params and work.")
+    chosen_of({row: None for row in table.configs}, "row")
+    rows = counts.counted(table, ONLY.value, work="work" in COLUMNS.value)
+    head, *lines = counts.lines(rows)
+    print(f"{table.title}\n")
+    print(aligned([head, *lines], right=range(2, len(head))))
+    print("", *counts.reasons(rows), f"{counts.summary(rows)}.", sep="\n")
+    print("(?) not confirmed by any source; no bar.")
 
 
-def counts(names: tuple[str, ...]) -> tuple[int, int]:
-    """Returns the trainable parameters of encoder and decoders, summed over entries."""
-    from mtl_vision.check import check
-    from mtl_vision.study import entries, jobs
-    from mtl_vision.train import plan
+def write_counts(file: pathlib.Path) -> None:
+    """Writes the counts of all tables."""
+    from mtl_vision.report import page
+    from mtl_vision.study import counts
 
-    found = [plan.trained(check(jobs.values(entries.of(name, 0, ())))) for name in names]
-    encoder, decoder = (sum(column) for column in zip(*found, strict=True))
-    return encoder, decoder
+    page.write_whole(file, counts.document())
+    print(file)
 
 
 if __name__ == "__main__":

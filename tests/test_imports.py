@@ -27,7 +27,7 @@ BELOW = {
     "optim": {"errors", "rules"},
     "placements": {"errors", "rules"},
     "parallel": {"errors", "rules", "placements"},
-    "tables": None,
+    "tables": {"cli", "errors", "tasks"},
     "viz": {"errors", "tasks"},
     "report": {"errors", "files", "tasks", "metrics"},
     "check": {"errors", "config", "data", "models", "optim", "placements", "tasks"},

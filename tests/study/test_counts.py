@@ -4,12 +4,14 @@ With ``MTL_VISION_COUNTS=all`` every cell is counted, which takes minutes.
 """
 
 import os
+import re
 
 import pytest
 
 from mtl_vision.check import check
 from mtl_vision.models import attention
-from mtl_vision.tables import TABLES, counts
+from mtl_vision.study import counts
+from mtl_vision.tables import TABLES
 from mtl_vision.train import plan
 from tests import tiny
 
@@ -102,3 +104,11 @@ def test_long_rows_count_as_papers_write_them_on_one_cpu_too(monkeypatch):
     expected = counts.multiply_adds.__wrapped__(entry)
     monkeypatch.setattr(attention, "_one_cpu", lambda: True)
     assert counts.multiply_adds.__wrapped__(entry) == expected
+
+
+def test_the_page_has_every_table_and_no_cell_without_a_reason():
+    page = (tiny.ROOT / "docs" / "counts.md").read_text()
+    assert re.findall(r"^## (.*)$", page, re.MULTILINE) == list(TABLES)
+    assert "Unexplained." not in page and "0 unexplained." in page
+    for table in TABLES.values():
+        assert all(why in page for why in table.inexact.values())
