@@ -19,7 +19,7 @@ answers with finished runs of a scale to one Markdown file.
 
 --columns counts instead, without making an array: `params` the parameters of every row's config,
 trained ones of the encoder with its adapters and of the decoders, and all; `work` multiply-adds
-too. Padding does not count. A row that no source confirms is marked (?). --counts writes all tables.
+too. Padding does not count. A row that no source confirms is marked (?). --counts writes all.
 """
 
 import functools
