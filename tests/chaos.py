@@ -2,11 +2,12 @@ r"""Kills runs at random moments and compares how they end with a run that was l
 
   python -m tests.chaos --folder runs/chaos [--kills 50] [--pairs 0] [--seed 0]
 
-The runs are those of `tests.tiny.small`, by scripts/train.py. `--kills` hit a run of one process,
-`--pairs` one of the two processes of another run: SIGKILL or SIGTERM, while it steps, writes a
-checkpoint or evaluates. Then a run whose newest checkpoint is damaged, and one whose disk is full:
-a small tmpfs where mounting is allowed, else a limit on the size of files. Every run ends with the
-metrics, log lines and state of the run left alone, bit for bit, or this exits with 1.
+The runs are those of `tests.tiny.small`, by scripts/train.py. `--kills` hit runs of one process,
+`--pairs` one of the two processes of other runs: SIGKILL or SIGTERM, while it steps, writes a
+checkpoint or evaluates. A run is started again until it ends; then comes the next one, until so
+many were hit. Then a run whose newest checkpoint is damaged, and one whose disk is full: a small
+tmpfs where mounting is allowed, else a limit on the size of files. Every run ends with the metrics,
+log lines and state of the run left alone, bit for bit, or this exits with 1.
 """
 
 import argparse
@@ -27,7 +28,7 @@ import numpy as np
 
 from tests import tiny
 
-SAVE, EVAL = 2, 8
+STEPS, SAVE, EVAL = 32, 2, 8
 CONFIG = """
 import sys
 sys.path.insert(0, {root!r})
@@ -36,7 +37,7 @@ from tests import tiny
 
 def get_config():
     values = tiny.small(run__steps={steps}, run__save_every={save}, run__eval_every={eval})
-    values["run"] |= dict(best="synth_nyud/depth/rmse", log_every=1, panels=0, stall=120)
+    values["run"] |= dict(best="synth_nyud/depth/rmse", log_every=1, panels=0, stall=600)
     return ml_collections.ConfigDict(values)
 """
 FLAGS = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
@@ -65,8 +66,7 @@ class Run:
         environment = os.environ | {"XLA_FLAGS": FLAGS, "PYTHONPATH": str(tiny.ROOT)}
 
         def limited() -> None:
-            if limit:
-                resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
         started = []
         for i in range(self.processes):
@@ -74,7 +74,8 @@ class Run:
             who = [*who, f"--process={i}"] if self.processes > 1 else []
             with self.log.open("ab") as log:
                 kept = dict(cwd=tiny.ROOT, env=environment, stdout=log, stderr=log)
-                started.append(subprocess.Popen([*command, *who], preexec_fn=limited, **kept))
+                kept |= dict(preexec_fn=limited) if limit else {}
+                started.append(subprocess.Popen([*command, *who], **kept))
         return started
 
     def finish(self) -> None:
@@ -111,7 +112,7 @@ class Run:
 
 
 def kill(run: Run, chance: random.Random) -> str:
-    """Starts the run and kills it a few steps on; returns what happened."""
+    """Starts the run and kills it a few steps on; says how, nothing if it ended before."""
     moment, number = chance.choice(MOMENTS), chance.choice([signal.SIGKILL, signal.SIGTERM])
     target, before = chance.randrange(run.processes), run.lines()
     step = (before[-1]["step"] if before else 0) + chance.randint(1, 3)
@@ -122,14 +123,14 @@ def kill(run: Run, chance: random.Random) -> str:
     processes[target].send_signal(number)
     began = time.monotonic()
     codes = [process.wait(timeout=300) for process in processes]
-    took, step = time.monotonic() - began, run.lines()[-1]["step"]
+    took, now = time.monotonic() - began, [line["step"] for line in run.lines()]
     if not any(codes):
-        return "ended before it was hit"
+        return ""
     others = [code for i, code in enumerate(codes) if i != target]
     good = codes[target] in EXPECTED[number] and all(code in OTHER[number] for code in others)
     print(
-        f"{run.workdir.name}: {number.name} to process {target} in {moment} at step {step}: exit "
-        f"{codes} after {took:.1f} s{'' if good else '  UNEXPECTED'}",
+        f"{run.workdir.name}: {number.name} to process {target} in {moment} at step {now[-1:]}: "
+        f"exit {codes} after {took:.1f} s{'' if good else '  UNEXPECTED'}",
         flush=True,
     )
     if not good:
@@ -163,14 +164,19 @@ def compare(whole: Run, other: Run) -> None:
 
 
 def attacked(folder: pathlib.Path, kills: int, processes: int, chance: random.Random) -> Run:
-    """One run left alone, one killed so many times."""
-    names = ("whole", "killed") if processes == 1 else ("whole2", "killed2")
-    whole, killed = (Run(folder, name, 8 * kills, processes) for name in names)
+    """Runs one that is left alone, and others, each hit until it ends, until so many hits."""
+    whole = Run(folder, f"whole{processes}", STEPS, processes)
     whole.finish()
-    found = collections.Counter(kill(killed, chance) for _ in range(kills))
-    killed.finish()
-    compare(whole, killed)
-    print(f"{kills} kills, {processes} processes: {dict(found)}", flush=True)
+    found: collections.Counter[str] = collections.Counter()
+    for number in range(kills + 1):
+        killed = Run(folder, f"killed{processes}_{number}", STEPS, processes)
+        while found.total() < kills and (how := kill(killed, chance)):
+            found[how] += 1
+        killed.finish()
+        compare(whole, killed)
+        if found.total() == kills:
+            break
+    print(f"{found.total()} kills, {number + 1} runs of {processes} processes: {dict(found)}")
     return whole
 
 
@@ -226,6 +232,7 @@ def main() -> None:
     shutil.rmtree(args.folder, ignore_errors=True)
     args.folder.mkdir(parents=True)
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(tiny.ROOT / ".cache" / "jax"))
     chance, began = random.Random(args.seed), time.monotonic()
     if args.kills:
         whole = attacked(args.folder, args.kills, 1, chance)
