@@ -176,6 +176,34 @@ def place(x: jax.Array, sharding: NamedSharding) -> jax.Array:
     return jax.jit(jnp.copy, out_shardings=sharding)(x)
 
 
+def gathered(tree: Any, places: Any) -> Any:
+    """Returns the arrays of a tree with nothing of them cut along `fsdp`, inside a jitted function.
+
+    Where a product is cut along `fsdp` in both factors, XLA may as well keep the parameter where it
+    is, and then every device computes for the batches of others.
+    """
+
+    def whole(place: NamedSharding) -> NamedSharding:
+        return NamedSharding(place.mesh, P(*(None if n == "fsdp" else n for n in place.spec)))
+
+    return jax.lax.with_sharding_constraint(tree, jax.tree.map(whole, places))
+
+
+def put(tree: Any, places: Any) -> Any:
+    """Copies arrays that every process has whole to where they live; nothing is sent.
+
+    `device_put` compares them first, for which every process gets all of them from all others.
+    """
+
+    def one(x: jax.Array, place: NamedSharding) -> jax.Array:
+        if place.is_fully_addressable:
+            return jax.device_put(x, place, may_alias=False)
+        x = np.asarray(x)
+        return jax.make_array_from_callback(x.shape, place, lambda index: x[index].copy())
+
+    return jax.tree.map(one, tree, places)
+
+
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Returns the sharding of every array of a batch: axis 0 over `data` and `fsdp`."""
     return NamedSharding(mesh, BATCH)

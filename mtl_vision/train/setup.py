@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mtl_vision import build, files, optim, rules
+from mtl_vision import build, files, optim, parallel, rules
 from mtl_vision.config import Config
 from mtl_vision.data.mixture import MixedCanvas
 from mtl_vision.errors import ConfigError, DataError
@@ -189,8 +189,8 @@ def with_model(made: Start, state: TrainState, model: Any) -> TrainState:
     places = made.shardings
     trainable, frozen, _ = found
     # A copy: the state is donated.
-    trainable = jax.device_put(trainable, places.trainable, may_alias=False)
-    frozen = jax.device_put(frozen, places.frozen, may_alias=False)
+    trainable = parallel.put(trainable, places.trainable)
+    frozen = parallel.put(frozen, places.frozen)
     ema = jax.tree.map(jnp.copy, trainable) if state.ema else state.ema
     return dataclasses.replace(state, trainable=trainable, frozen=frozen, ema=ema)
 

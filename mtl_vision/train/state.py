@@ -87,10 +87,10 @@ def create_state(
         values = jax.jit(arrays, out_shardings=places)()
     else:
         # A copy: the state is donated, and `build` may have handed out arrays it keeps.
-        values = jax.device_put(arrays(), places, may_alias=False)
+        values = parallel.put(arrays(), places)
     trained, frozen, stats = values
     state = TrainState(
-        step=jax.device_put(jnp.zeros((), jnp.int32), where.step),
+        step=parallel.put(jnp.zeros((), jnp.int32), where.step),
         trainable=trained,
         frozen=frozen,
         stats=stats,

@@ -130,6 +130,7 @@ def train_step(
     prefer: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
     cut: Callable[..., list[Part]] = parts_of,
     turn: optim.Turn | None = None,
+    gather: Callable[[Tree], Tree] = lambda trees: trees,
     otherwise: Callable[[TrainState], TrainState] = lambda state: state,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update from one sub-batch of every dataset. Pure; see `jit_train_step`.
@@ -156,6 +157,8 @@ def train_step(
         weighs, by the extra argument `preference`; see `optim.prefer`.
       cut: how a batch becomes parts; `parts_of`, or `canvas.parts_of`.
       turn: whose it is, where a step sees one dataset of several.
+      gather: ``(trained, frozen) -> (trained, frozen)``, as the passes read them; see
+        `parallel.gathered`.
       otherwise: what the state becomes where the update is not finite; see `skipped`.
 
     Returns: the next state, and scalars: ``loss/<task>`` unweighted, ``loss/total`` weighted,
@@ -170,9 +173,10 @@ def train_step(
         asked, before = preferred(groups, preference), placed(before, preference)
     # Without links for the tasks, the preference is in the losses.
     summed = asked if gradients is PLAIN else groups
-    made = partial(cut, graphdef=graphdef, frozen=state.frozen, groups=summed)
 
     def run(strategy: Callable[..., Any], params: Tree) -> Any:
+        params, frozen = gather((params, state.frozen))
+        made = partial(cut, graphdef=graphdef, frozen=frozen, groups=summed)
         return strategy(made, params, before, batch, key, accumulate)
 
     def loss_fn(params: Tree) -> jax.Array:
@@ -230,6 +234,8 @@ def jit_train_step(
       shardings: of the state, from `create_state`.
       step: the keyword arguments of `train_step`.
     """
+    if mesh.shape["fsdp"] > 1:
+        step["gather"] = partial(parallel.gathered, places=(shardings.trainable, shardings.frozen))
     return jax.jit(
         partial(train_step, **step),
         in_shardings=(shardings, parallel.batch_sharding(mesh)),

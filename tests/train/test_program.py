@@ -108,3 +108,14 @@ def test_the_table_of_a_plan_counts_bytes_per_device():
         )
     )
     assert table.splitlines()[-1].split()[-1] == f"{total:,}"
+
+
+@pytest.mark.devices8
+def test_fsdp_gathers_parameters_and_computes_no_more_than_dp():
+    made = {name: compiled(adapter=LORA, mesh__preset=name) for name in ("dp", "fsdp")}
+    texts = {name: step.as_text() for name, (_, step, *_) in made.items()}
+    assert program.flops(texts["fsdp"]) <= 1.01 * program.flops(texts["dp"])
+    start, _, _, mesh = made["fsdp"]
+    params = sum(x.size * 4 for x in jax.tree.leaves([start.state.trainable, start.state.frozen]))
+    found = [c for c in program.collectives(texts["fsdp"], mesh) if c.kind == "all-gather"]
+    assert sum(c.array * c.times for c in found) <= 1.5 * params
