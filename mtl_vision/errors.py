@@ -39,7 +39,8 @@ def lookup(table: Mapping[str, T], name: str, field: str) -> T:
     Args:
       table: the entries by name.
       name: what the config says.
-      field: dotted path of the config field, without the leading ``config.``.
+      field: dotted path of the config field, without the leading ``config.``, or an option of a
+        script with its dashes.
 
     Raises:
       ConfigError: `name` is not in `table`.
@@ -47,4 +48,5 @@ def lookup(table: Mapping[str, T], name: str, field: str) -> T:
     if name in table:
         return table[name]
     choices = ", ".join(sorted(table)) or "(none)"
-    raise ConfigError(f"config.{field}={name!r} is not one of {choices}.{nearest(name, table)}")
+    field = field if field.startswith("--") else f"config.{field}"
+    raise ConfigError(f"{field}={name!r} is not one of {choices}.{nearest(name, table)}")

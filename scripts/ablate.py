@@ -47,7 +47,7 @@ def main() -> None:
         raise ConfigError("give --axis or --variant, one of the two, as often as needed.")
     settings = axes.grid(AXES.value) if AXES.value else axes.listed(VARIANTS.value)
     base = settings[0].name if BASE.value is None else BASE.value
-    lookup({s.name: s for s in settings}, base, "base")
+    lookup({s.name: s for s in settings}, base, "--base")
     out, seeds = pathlib.Path(OUT.value), range(SEEDS.value)
     todo = [
         jobs.Job(f"{s.name}/seed{seed}", CONFIG.value, (*SET.value, *s.overrides, f"seed={seed}"))

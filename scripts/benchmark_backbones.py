@@ -30,7 +30,7 @@ def backbones(against: str) -> None:
 
     jax.config.update("jax_enable_compilation_cache", False)
     for name in MODELS.value or SIZES:
-        size, config = lookup(SIZES, name, "models")
+        size, config = lookup(SIZES, name, "--models")
         for scan in (False, True):
             for remat in ("none", "block"):
                 *_, line = ours(name, size, scan, remat)

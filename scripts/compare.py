@@ -48,7 +48,7 @@ def main() -> None:
     changes = mini.adapters() if STUDY.value == "adapters" else mini.decoders(kind)
     rows = {name: mini.changed(values, change) for name, change in changes.items()}
     for name in ONLY.value:
-        lookup(rows, name, "only")
+        lookup(rows, name, "--only")
     for name in ONLY.value or rows:
         try:
             train(rows[name], folder(out, name, values["seed"]))

@@ -38,7 +38,7 @@ COUNTS = flags.DEFINE_string("counts", "", "Markdown file for the counts of all 
 SCALE = flags.DEFINE_enum("scale", "mini", ["paper", "mini", "mini_large"], "Size of the runs.")
 ONLY = flags.DEFINE_list("only", [], "Ids of rows, or names of claims; all by default.")
 SEEDS = flags.DEFINE_integer("seeds", 1, "Seeds 0, 1, ... of every row.", lower_bound=1)
-OUT = flags.DEFINE_string("out", "runs/mini", "Folder of the runs and the tables.")
+OUT = flags.DEFINE_string("out", "", "Folder of runs and tables; runs/mini, or runs/paper.")
 SET = flags.DEFINE_multi_string("set", [], "field=value for every run.")
 PARALLEL = flags.DEFINE_integer("parallel", 1, "Runs at a time.", lower_bound=1)
 RESULTS = flags.DEFINE_string("results", "", "Markdown file for everything that is finished.")
@@ -61,7 +61,7 @@ def main() -> None:
         return
     if TABLE.value is None:
         raise ConfigError(f"--table is missing; there are {', '.join(TABLES)}.")
-    table = lookup(TABLES, TABLE.value, "table")
+    table = lookup(TABLES, TABLE.value, "--table")
     if COLUMNS.value:
         print_counts(table)
     else:
@@ -74,7 +74,7 @@ def rebuild(name: str, table) -> None:
     from mtl_vision.study import table_pages
 
     rows = tables.rows_of(name, table, SCALE.value)
-    chosen = chosen_of(rows, "row")
+    chosen = chosen_of(rows)
     run([entry for row in chosen for entry in rows[row]])
     found = tables.collect(name, table, SCALE.value, range(SEEDS.value), out())
     print(table_pages.markdown(found), table_pages.note(found), sep="\n")
@@ -87,7 +87,7 @@ def answer_claims() -> None:
     from mtl_vision.tables.claims import CLAIMS as KNOWN
 
     claims = {claim.name: claim.at(SCALE.value) for claim in KNOWN}
-    chosen = chosen_of(claims, "claim")
+    chosen = chosen_of(claims)
     run([entry for name in chosen for row in claims[name].rows.values() for entry in row])
     found = [answers.answer(claim, range(SEEDS.value), out()) for claim in claims.values()]
     print(table_pages.claims_markdown(found))
@@ -112,15 +112,15 @@ def write_results(file: pathlib.Path) -> None:
     print(file)
 
 
-def chosen_of(known, what: str) -> list[str]:
+def chosen_of(known) -> list[str]:
     """Returns what --only names, all by default."""
     for name in ONLY.value:
-        lookup(known, name, what)
+        lookup(known, name, "--only")
     return ONLY.value or list(known)
 
 
 def out() -> pathlib.Path:
-    return pathlib.Path(OUT.value)
+    return pathlib.Path(OUT.value or f"runs/{SCALE.value.partition('_')[0]}")
 
 
 def run(wanted: list[str]) -> None:
@@ -164,7 +164,7 @@ def print_counts(table) -> None:
     unknown = set(COLUMNS.value) - {"params", "work"}
     if unknown:
         raise ConfigError(f"--columns={','.join(COLUMNS.value)}: choose of params and work.")
-    chosen_of({row: None for row in table.configs}, "row")
+    chosen_of(table.configs)
     rows = counts.counted(table, ONLY.value, work="work" in COLUMNS.value)
     head, *lines = counts.lines(rows)
     print(f"{table.title}\n")

@@ -42,7 +42,7 @@ def rows_of(name: str, table: Table, scale: str) -> Mapping[str, tuple[str, ...]
     """
     if scale == "paper":
         return table.configs
-    small = lookup(MINI, name, "table of reduced size")
+    small = lookup(MINI, name, f"--scale={scale} --table")
     if scale == "mini":
         return small
     return {row: tuple(e.replace("mini:", "mini:large.") for e in x) for row, x in small.items()}
