@@ -51,7 +51,7 @@ def judged(line: Line, match: bool) -> str:
     """Returns ``better``, ``worse``, or what cannot be told apart at `ALPHA`."""
     if line.significant:
         return "better" if line.gain.mean > 0 else "worse"
-    return "no difference shown"
+    return "no loss shown" if match else "no difference shown"
 
 
 def overall(found: Sequence[str]) -> str:
@@ -59,7 +59,8 @@ def overall(found: Sequence[str]) -> str:
     kinds = set(found)
     if len(kinds) > 1:
         return "in part"
-    return {"better": "yes", "worse": "no"}.get(kinds.pop(), "not shown")
+    known = {"better": "yes", "worse": "no", "no loss shown": "no loss shown"}
+    return known.get(kinds.pop(), "not shown")
 
 
 def headline(base: Line) -> str:
