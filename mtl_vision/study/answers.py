@@ -72,8 +72,9 @@ def said(line: Line, base: Line, verdict: str) -> str:
     spread = "" if line.gain.spread is None else f" ± {line.gain.spread:.2f}"
     chance = "" if line.p is None else f", p = {line.p:.2g}"
     share = sum(line.trained) / sum(base.trained)
+    seeds = "1 seed" if line.seeds == 1 else f"{line.seeds} seeds"
     return (
-        f"{line.setting.name}: Δm {line.gain.mean:+.2f}{spread} %{chance}, {line.seeds} seeds, "
+        f"{line.setting.name}: Δm {line.gain.mean:+.2f}{spread} %{chance}, {seeds}, "
         f"{share:.0%} of its trained parameters: {verdict}."
     )
 
