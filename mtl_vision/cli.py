@@ -53,8 +53,10 @@ def start(
       words: whether it may hold any, anywhere.
     """
     keep_memory()
-    # Programs compiled once serve the next start of the same run, and its evaluation.
+    # Programs compiled once serve the next start of the same run, and its evaluation; small ones
+    # too, as a model's first parameters come from dozens.
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_folder() / "jax"))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.02")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     argv = sys.argv if argv is None else argv
     # A config may start from another: `from configs import ...`.

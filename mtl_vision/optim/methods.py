@@ -178,7 +178,7 @@ def try_out(made: Methods, tasks: int) -> None:
         tx = first_link(made, [str(t) for t in range(tasks)], {})
         rows = {"x": jnp.zeros((tasks, 2))}
         losses = jnp.ones(tasks)
-        again = {"grad_fn": lambda p: rows, "task_grad_fn": lambda t, p: params}
+        again = {"grad_fn": lambda p: rows, "task_grads_fn": lambda points: rows}
         again["loss_fn"] = lambda p: losses
         if made.weighting:
             made.weighting.update(losses, made.weighting.init(tasks), key=jax.random.key(0))

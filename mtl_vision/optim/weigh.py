@@ -13,18 +13,15 @@ from mtl_vision.optim.rows import NOBODY, Owners, scale_rows
 from mtl_vision.optim.turns import Turn
 
 
-def _scaled_task(task_grad_fn, w, owners, tasks):
-    def scaled(t, params):
-        return jax.tree.map(lambda g: g * w[t].astype(g.dtype), task_grad_fn(t, params))
-
-    return scaled
+def _scaled(fn, w, owners, tasks):
+    return lambda at: scale_rows(fn(at), w, owners, tasks)
 
 
 # What is around the gradients, for the weighted losses.
 SCALED = {
-    "grad_fn": lambda fn, w, owners, tasks: lambda p: scale_rows(fn(p), w, owners, tasks),
+    "grad_fn": _scaled,
     "loss_fn": lambda fn, w, owners, tasks: lambda p: w * fn(p),
-    "task_grad_fn": _scaled_task,
+    "task_grads_fn": _scaled,
 }
 
 
@@ -68,7 +65,7 @@ def weigh(
       turn: whose tasks these are, where they are not all of the run.
 
     Returns: a transform whose ``update(updates, state, params, *, losses [T], **extra)`` takes
-      rows or a `Deferred`. `grad_fn`, `task_grad_fn` and `loss_fn` (``params -> [T]``) among the
+      rows or a `Deferred`. `grad_fn`, `task_grads_fn` and `loss_fn` (``params -> [T]``) among the
       extra arguments reach the chain scaled alike; a weighting that looks back needs `loss_fn`.
 
     Raises:

@@ -177,30 +177,6 @@ def joint(
     return Deferred(None, combine), aux
 
 
-def task_gradient(
-    parts_of: PartsOf,
-    params: Tree,
-    stats: Tree,
-    batch: Any,
-    key: jax.Array,
-    accumulate: int,
-    *,
-    task: str,
-) -> Tree:
-    """Returns the gradient of the weighted loss of one task, zero where it does not reach."""
-
-    def one(parts, params, stats):
-        part = next(p for p in parts if task in p.tasks)
-
-        def loss(params):
-            losses, aux = forward([part], params, stats)
-            return losses[part.tasks.index(task)], aux
-
-        return jax.grad(loss, has_aux=True)(params)
-
-    return additive(one)(parts_of, params, stats, batch, key, accumulate)[0]
-
-
 def _penalties(parts: Parts, params: Tree, stats: Tree) -> tuple[Tree, Aux]:
     def total(params: Tree) -> tuple[jax.Array, Aux]:
         _, (values, new) = forward(parts, params, stats)

@@ -14,7 +14,16 @@ import jax.numpy as jnp
 
 from mtl_vision.optim import rows as R
 from mtl_vision.optim.rows import Deferred, Owners
-from mtl_vision.train.gradients import Aux, Parts, PartsOf, Tree, additive, cut, halves_of
+from mtl_vision.train.gradients import (
+    Aux,
+    Parts,
+    PartsOf,
+    Tree,
+    accumulated,
+    additive,
+    cut,
+    halves_of,
+)
 
 Pull = Callable[[Tree], tuple[Tree, Tree]]
 
@@ -165,6 +174,74 @@ def _rows(pulled: Sequence[_Pulled], params: Tree, pull: str) -> Tree:
 
 def _summed(rows):
     return R.weighted_sum(jnp.ones(len(rows)), rows)
+
+
+def at_points(
+    parts_of: PartsOf,
+    points: Callable[[jax.Array], Tree],
+    stats: Tree,
+    batch: Any,
+    key: jax.Array,
+    accumulate: int,
+    *,
+    owners: Owners,
+    apart: bool = True,
+    pull: str = "vmap",
+) -> tuple[Tree, Aux]:
+    """Exact per-task gradients, each at parameters of its own: a pass per task.
+
+    Args:
+      parts_of, stats, batch, key, accumulate: as any strategy of `train.gradients` takes them.
+      points: from the number of a task, an int or an int32 scalar, to parameters.
+      owners, apart: see `per_task`. Heads that stand apart run alone.
+      pull: ``scan`` runs the passes of a dataset in a loop, which compiles faster and takes less
+        memory; XLA's loops are slow on CPUs. Else they are straight code.
+
+    Returns: as `per_task`, without losses.
+    """
+
+    def micro(_, stats, batch, key):
+        def gradient(t, g, start):
+            params = points(t)
+            part = parts_of(params, batch, key)[g]
+
+            def loss(params):
+                trunk, head = halves_of(params)
+                features, encoded = part.encode(trunk, stats)
+
+                def of(head, features, i):
+                    return part.decode(head, features, encoded)[0][i]
+
+                if isinstance(t, int) or not apart:
+                    return of(head, features, t - start)
+                heads = [partial(of, i=i) for i in range(len(part.tasks))]
+                return jax.lax.switch(t - start, heads, head, features)
+
+            return jax.grad(loss)(params)
+
+        own = R.own_part(jax.eval_shape(points, jnp.int32(0)), owners)
+        own, rows, start = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), own), [], 0
+        for g, part in enumerate(parts_of({}, batch, key)):
+
+            def add(own, t, g=g, start=start):
+                grads = gradient(t, g, start)
+                # No other task's loss reaches what a task owns.
+                own = jax.tree.map(jnp.add, own, R.own_part(grads, owners))
+                return own, R.shared_part(grads, owners)
+
+            numbers = range(start, start := start + len(part.tasks))
+            if pull == "scan":
+                own, found = jax.lax.scan(add, own, jnp.array(numbers))
+            else:
+                found = []
+                for t in numbers:
+                    own, row = add(own, t)
+                    found.append(row)
+                found = jax.tree.map(lambda *x: jnp.stack(x), *found)
+            rows.append(found)
+        return R.either(jax.tree.map(lambda *x: jnp.concatenate(x), *rows), own), ({}, stats)
+
+    return accumulated(micro, {}, stats, batch, key, accumulate)
 
 
 def two_pass(

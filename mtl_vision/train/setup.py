@@ -19,7 +19,7 @@ from mtl_vision.optim.methods import HELD
 from mtl_vision.train import canvas, checkpoint
 from mtl_vision.train.checkpoint import Checkpoints
 from mtl_vision.train.gradients import PLAIN, Gradients, additive, joint
-from mtl_vision.train.per_task import independent_halves, per_task, two_pass
+from mtl_vision.train.per_task import at_points, independent_halves, per_task, two_pass
 from mtl_vision.train.state import Start, TrainState, create_state, planned_state
 from mtl_vision.train.step import jit_train_step, parts_of, skipped
 from mtl_vision.train.transfer import init_from
@@ -67,7 +67,6 @@ def train_programs(
 
 
 def _program(cfg, devices, made, names, turn):
-    gradients, again = strategies(cfg, turn)
     groups = build.groups(cfg)
     return jit_train_step(
         devices,
@@ -75,8 +74,7 @@ def _program(cfg, devices, made, names, turn):
         graphdef=made.graphdef,
         groups={name: groups[name] for name in names},
         tx=build.optimizer(cfg, turn),
-        gradients=gradients,
-        again=again,
+        **strategies(cfg, turn),
         average=optim.averaging(cfg.optim.ema) if cfg.optim.ema else None,
         accumulate=cfg.optim.accumulate,
         prefer=build.preferences(cfg),
@@ -105,11 +103,14 @@ def cutting(cfg: Config) -> Callable[..., Any]:
     return partial(canvas.parts_of, mask=mixture.mask_pad_tokens)
 
 
-def strategies(cfg: Config, turn: optim.Turn | None = None) -> tuple[Gradients, Gradients]:
-    """Returns how the first link's gradients are taken, and those at perturbed parameters."""
+def strategies(cfg: Config, turn: optim.Turn | None = None) -> dict[str, Gradients]:
+    """Returns how the first link's gradients are taken, and those at perturbed parameters.
+
+    By the arguments of `train_step`.
+    """
     made = build.methods(cfg)
     if made.plain:
-        return PLAIN, PLAIN
+        return dict(gradients=PLAIN)
     owners = build.owners(cfg)
     common = dict(owners=owners, apart=build.heads_apart(cfg))
     held = partial(per_task, **common, pull=cfg.optim.per_task)
@@ -127,7 +128,10 @@ def strategies(cfg: Config, turn: optim.Turn | None = None) -> tuple[Gradients, 
         again = additive(partial(two_pass, **common, gram=gram))
     # SAM climbs along the gradient of the sum, task-wise SAM along every task's own.
     first = {"sam": joined, "samo": joined, "task_sam": additive(held)}
-    return first.get(made.sam, again), again
+    found = dict(gradients=first.get(made.sam, again), again=again)
+    if made.sam in ("samo", "task_sam"):
+        found["each"] = partial(at_points, **common, pull=cfg.optim.per_task)
+    return found
 
 
 def checkpoints(cfg: Config, workdir: pathlib.Path) -> Checkpoints:

@@ -22,7 +22,6 @@ from mtl_vision.train.gradients import (
     Gradients,
     Part,
     penalty,
-    task_gradient,
 )
 from mtl_vision.train.preferences import drawn, placed, preferred
 from mtl_vision.train.state import TrainState
@@ -125,6 +124,7 @@ def train_step(
     tx: optax.GradientTransformation,
     gradients: Gradients = PLAIN,
     again: Gradients | None = None,
+    each: Gradients | None = None,
     average: Callable[[Tree, Tree, jax.Array], Tree] | None = None,
     accumulate: int = 1,
     prefer: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
@@ -145,11 +145,12 @@ def train_step(
       groups: tasks by dataset, with the loss weights to use.
       tx: the optax chain. Links get the extra arguments `losses` (``[T]``, weighted), and on this
         batch with the same randomness, from other parameters: `grad_fn` (to what `again` gives),
-        `task_grad_fn` (task and parameters to the plain gradient of that task), `loss_fn`
-        (to ``[T]`` losses), and `penalty`, the gradient of what belongs to no task, or None
-        where `gradients` contain it.
+        `task_grads_fn` (see `optim.sam.task_sam`) where there is `each`, `loss_fn` (to ``[T]``
+        losses), and `penalty`, the gradient of what belongs to no task, or None where `gradients`
+        contain it.
       gradients: how losses become what the first link takes; see `train.gradients`.
       again: the same for `grad_fn`; `gradients` by default.
+      each: the same for `task_grads_fn`; it takes points in the place of parameters.
       average: ``(ema, params, updates done) -> ema``, see `optim.averaging`.
       accumulate: micro-batches; see `gradients.accumulated`.
       prefer: ``(key, step) -> preference [T]``, which the model reads in this step and the losses
@@ -166,7 +167,6 @@ def train_step(
       `optim.conflict` says of the tasks, if anything.
     """
     key = jax.random.fold_in(state.key, state.step)
-    names = [t.name for group in groups.values() for t in group]
     before, asked, preference = state.stats, groups, None
     if prefer:
         preference = prefer(drawn(key), state.step)
@@ -175,9 +175,15 @@ def train_step(
     summed = asked if gradients is PLAIN else groups
 
     def run(strategy: Callable[..., Any], params: Tree) -> Any:
-        params, frozen = gather((params, state.frozen))
+        return taken(strategy, *gather((params, state.frozen)))
+
+    def taken(strategy: Callable[..., Any], at: Any, frozen: Tree) -> Any:
         made = partial(cut, graphdef=graphdef, frozen=frozen, groups=summed)
-        return strategy(made, params, before, batch, key, accumulate)
+        return strategy(made, at, before, batch, key, accumulate)
+
+    def task_grads_fn(points: Callable[..., Tree]) -> Tree:
+        _, frozen = gather((state.trainable, state.frozen))
+        return taken(each, lambda t: gather((points(t), state.frozen))[0], frozen)[0]
 
     def loss_fn(params: Tree) -> jax.Array:
         return weighted_losses(groups, run(LOSSES, params)[1][0])
@@ -194,7 +200,7 @@ def train_step(
         penalty=run(PENALTIES, state.trainable)[0] if apart else None,
         loss_fn=loss_fn,
         grad_fn=lambda params: run(again or gradients, params)[0],
-        task_grad_fn=lambda t, params: run(partial(task_gradient, task=names[t]), params),
+        task_grads_fn=task_grads_fn if each else None,
     )
     metrics = {f"loss/{name}": v for name, v in values.items()}
     total = weighted_losses(asked, values).sum() + penalty(values)

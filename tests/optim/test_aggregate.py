@@ -210,15 +210,15 @@ def test_weigh_scales_rows_deferred_gradients_and_the_extra_arguments():
     weighting = LossWeighting(lambda T: (), lambda losses, state, *, key: (losses, state))
     seen = {}
 
-    def update(updates, state, params=None, *, losses, grad_fn, loss_fn, task_grad_fn):
+    def update(updates, state, params=None, *, losses, grad_fn, loss_fn, task_grads_fn):
         again = grad_fn(params)
-        seen.update(again=again, loss=loss_fn(params), task=task_grad_fn(1, params))
+        seen.update(again=again, loss=loss_fn(params), tasks=task_grads_fn(lambda t: params))
         return updates, state
 
     spy = optax.GradientTransformationExtraArgs(lambda _: optax.EmptyState(), update)
     tx, losses = weigh(weighting, spy, TASKS, OWNERS), jnp.array([2.0, 3.0])
     given = dict(
-        grad_fn=lambda p: deferred(), loss_fn=lambda p: losses, task_grad_fn=lambda t, p: PARAMS
+        grad_fn=lambda p: deferred(), loss_fn=lambda p: losses, task_grads_fn=lambda points: ROWS
     )
     out, _ = tx.update(ROWS, tx.init(PARAMS), PARAMS, losses=losses, **given)
     expected = R.scale_rows(ROWS, losses, OWNERS, TASKS)
@@ -229,6 +229,7 @@ def test_weigh_scales_rows_deferred_gradients_and_the_extra_arguments():
         seen["again"].combine(jnp.ones(2), jnp.ones(2))["shared"], expected["shared"].sum(0)
     )
     np.testing.assert_allclose(seen["loss"], [4, 9])
+    jax.tree.map(np.testing.assert_array_equal, seen["tasks"], expected)
 
 
 def test_weigh_asks_for_what_it_needs():

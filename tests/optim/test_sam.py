@@ -38,6 +38,19 @@ def task_grad(t, p):
     return jax.grad(lambda p: losses(p)[t])(p)
 
 
+def in_turn(task_grad, tasks=3, owners=OWNERS):
+    """What `task_sam` asks for, from the plain gradient of one task: ``(t, params) -> tree``."""
+
+    def task_grads_fn(points):
+        grads = [task_grad(t, points(t)) for t in range(tasks)]
+        return {
+            k: sum(g[k] for g in grads) if k in owners else jnp.stack([g[k] for g in grads])
+            for k in grads[0]
+        }
+
+    return task_grads_fn
+
+
 def rows_at(p):
     jac = jax.jacrev(losses)(p)
     return {k: g.sum(0) if k in OWNERS else g for k, g in jac.items()}
@@ -59,16 +72,15 @@ def everything(params):
     rows, found = rows_at(params), {}
     for name, fields in BALLS.items():
         tx = task_sam(SPY, TASKS, OWNERS, **fields)
-        found[name] = tx.update(rows, tx.init(params), params, task_grad_fn=task_grad)
+        found[name] = tx.update(rows, tx.init(params), params, task_grads_fn=in_turn(task_grad))
     there = found["split"][0]
-
-    def known(t, p):  # the gradients of the case before, whatever the parameters
-        return {k: g if k in OWNERS else g[t] for k, g in there.items()}
 
     for mode, name in MERGED:
         pair, inner = aggregate(ONE_AND_THREE, 2), aggregate(METHODS[name], TASKS, OWNERS)
         tx = task_sam(inner, TASKS, OWNERS, mode=mode, pair=pair)
-        found[f"{mode} {name}"] = tx.update(rows, tx.init(params), params, task_grad_fn=known)[0]
+        found[f"{mode} {name}"] = tx.update(
+            rows, tx.init(params), params, task_grads_fn=lambda points: there
+        )[0]
     return rows, found
 
 
@@ -156,13 +168,13 @@ def test_a_task_moves_the_shared_parameters_and_its_own():
     def points(params):
         seen = []
 
-        def task_grad_fn(t, p):
-            seen.append(p)
-            return p
+        def task_grads_fn(points):
+            seen.extend(points(t) for t in range(3))
+            return rows
 
         tx = task_sam(SPY, TASKS, OWNERS)
         rows = {k: jnp.ones(s if k in OWNERS else (3, *s)) for k, s in SHAPES.items()}
-        tx.update(rows, tx.init(params), params, task_grad_fn=task_grad_fn)
+        tx.update(rows, tx.init(params), params, task_grads_fn=task_grads_fn)
         return seen
 
     moved = [{k: np.not_equal(p[k], PARAMS[k]) for k in SHAPES} for p in points(PARAMS)]
@@ -177,12 +189,9 @@ def test_flat_gradient_of_a_quadratic_loss():
     hessian = np.array([[[2.0, 0.0], [0.0, 1.0]], [[1.0, 1.0], [1.0, 3.0]]], np.float32)
     params = {"s": jnp.array([3.0, -4.0])}
 
-    def task_grad_fn(t, p):
-        return {"s": jnp.asarray(hessian[t]) @ p["s"]}
-
-    tx = task_sam(SPY, 2, rho_shared=0.1)
-    rows = {"s": jnp.stack([task_grad_fn(t, params)["s"] for t in range(2)])}
-    flat = tx.update(rows, tx.init(params), params, task_grad_fn=task_grad_fn)[1].flat["s"]
+    task_grads_fn = in_turn(lambda t, p: {"s": jnp.asarray(hessian[t]) @ p["s"]}, 2)
+    tx, rows = task_sam(SPY, 2, rho_shared=0.1), task_grads_fn(lambda t: params)
+    flat = tx.update(rows, tx.init(params), params, task_grads_fn=task_grads_fn)[1].flat["s"]
     # gradients (6, -4) and (-1, -9); rho H g / |g|
     expected = [
         0.1 * np.array([12, -4]) / np.sqrt(52),
@@ -238,7 +247,9 @@ def test_one_task_equals_sam_of_optax():
         for mode in ("separate", "direct"):
             ours = task_sam(inner, ("only",), owners, norm="joint", mode=mode)
             args = {"a": grads["a"][None], "own": grads["own"]}, ours.init(params), params
-            merged.append(ours.update(*args, task_grad_fn=lambda t, p: grad_fn(p))[0])
+            merged.append(
+                ours.update(*args, task_grads_fn=in_turn(lambda t, p: grad_fn(p), 1, owners))[0]
+            )
         return expected, merged
 
     expected, merged = all_of_them(params)
@@ -249,7 +260,7 @@ def test_one_task_equals_sam_of_optax():
 def test_a_task_without_a_gradient_stays_and_nan_surfaces():
     params, rows = {"s": jnp.ones(2)}, {"s": jnp.array([[0.0, 0.0], [1.0, 0.0], [np.nan, 0.0]])}
     tx = task_sam(SPY, 3, mode="direct")
-    there, _ = tx.update(rows, tx.init(params), params, task_grad_fn=lambda t, p: p)
+    there, _ = tx.update(rows, tx.init(params), params, task_grads_fn=in_turn(lambda t, p: p))
     np.testing.assert_array_equal(there["s"][:2], np.array([[1, 1], [1.05, 1]], np.float32))
     assert np.isnan(there["s"][2]).any()
 
@@ -264,7 +275,8 @@ def test_the_two_calls_have_states_and_random_numbers_of_their_own():
 
     @jax.jit
     def step(state):
-        return tx.update(rows, state, params, task_grad_fn=lambda t, p: {"s": p["s"] ** 2})[1]
+        squares = in_turn(lambda t, p: {"s": p["s"] ** 2}, 2)
+        return tx.update(rows, state, params, task_grads_fn=squares)[1]
 
     start, seen = tx.init(params), []
     state = start
@@ -279,7 +291,7 @@ def test_the_two_calls_have_states_and_random_numbers_of_their_own():
 def test_every_pair_has_a_state_of_its_own():
     tx = task_sam(SPY, 3, mode="each", pair=aggregate(TOTAL, 2))
     params, rows = {"s": jnp.ones(2)}, {"s": jnp.ones((3, 2))}
-    _, state = tx.update(rows, tx.init(params), params, task_grad_fn=lambda t, p: p)
+    _, state = tx.update(rows, tx.init(params), params, task_grads_fn=in_turn(lambda t, p: p))
     assert state.pair.count.tolist() == [1, 1, 1] and state.flat == ()
 
 
@@ -287,7 +299,7 @@ def test_every_pair_has_a_state_of_its_own():
 def test_no_radius_is_no_sam(mode):
     tx = task_sam(SPY, TASKS, OWNERS, rho_shared=0.0, rho_task=0.0, mode=mode)
     rows = {k: jnp.ones(s if k in OWNERS else (3, *s)) for k, s in SHAPES.items()}
-    merged, _ = tx.update(rows, tx.init(PARAMS), PARAMS, task_grad_fn=lambda t, p: 1 / 0)
+    merged, _ = tx.update(rows, tx.init(PARAMS), PARAMS, task_grads_fn=lambda points: 1 / 0)
     assert merged is rows
 
 
@@ -307,7 +319,7 @@ def test_flat_losses_leave_aggregators_as_they_are():
                 tx.update(rows, tx.init(params), params, losses=losses, **extra)[0]["s"]
                 for tx, extra in (
                     (inner, {}),
-                    (task_sam(inner, 3), {"task_grad_fn": lambda t, p: {"s": rows["s"][t]}}),
+                    (task_sam(inner, 3), {"task_grads_fn": lambda points: rows}),
                 )
             ]
         return found
@@ -329,9 +341,10 @@ def moved_by_samo(beta, count, b):
     def loss_fn(p):
         return rows["a"] @ p["a"] + jnp.einsum("tij,ij->t", rows["b"], p["b"])
 
-    tx = samo(SPY, TASKS, {"head": OWNERS["head"]}, beta=beta, rho=0.1)
+    head = {"head": OWNERS["head"]}
+    tx = samo(SPY, TASKS, head, beta=beta, rho=0.1)
     state = tx.init(params)._replace(count=count)
-    args = dict(task_grad_fn=lambda t, p: p, loss_fn=loss_fn)
+    args = dict(task_grads_fn=in_turn(lambda t, p: p, owners=head), loss_fn=loss_fn)
     return tx.update(rows, state, params, **args)[0]
 
 
@@ -381,17 +394,17 @@ def test_bad_fields(make, message):
     ("tx", "updates", "extra", "message"),
     [
         (sam(SPY), jnp.ones(2), {}, "sam needs grad_fn= as an argument of update"),
-        (task_sam(SPY, 2), jnp.ones((2, 2)), {}, "task_sam needs task_grad_fn="),
+        (task_sam(SPY, 2), jnp.ones((2, 2)), {}, "task_sam needs task_grads_fn="),
         (
             task_sam(SPY, 2),
             jnp.ones((3, 2)),
-            {"task_grad_fn": task_grad},
+            {"task_grads_fn": rows_at},
             "task_sam: the gradients have 3 rows, but there are 2 tasks: 0, 1",
         ),
         (
             task_sam(SPY, 2),
             Deferred(None, None),
-            {"task_grad_fn": task_grad},
+            {"task_grads_fn": rows_at},
             "task_sam needs the gradient of every task.*per_task='vmap'",
         ),
         (
@@ -400,7 +413,7 @@ def test_bad_fields(make, message):
             {"grad_fn": task_grad},
             r"sam\(inner, tasks=...\) needs the tasks of deferred gradients",
         ),
-        (samo(SPY, 2), jnp.ones((2, 2)), {"task_grad_fn": task_grad}, "samo needs loss_fn="),
+        (samo(SPY, 2), jnp.ones((2, 2)), {"task_grads_fn": rows_at}, "samo needs loss_fn="),
     ],
 )
 def test_bad_updates(tx, updates, extra, message):

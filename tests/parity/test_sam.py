@@ -73,11 +73,11 @@ class Problem:
         self.rows = self.rows_at(self.params)
         self.inner = every_method(self.tasks, self.owners)
 
-    def task_grad_fn(self, t, params):
-        return task_gradient(self.arrays, params, t)
-
     def rows_at(self, params):
-        grads = [self.task_grad_fn(t, params) for t in range(len(self.tasks))]
+        return self.at_points(lambda t: params)
+
+    def at_points(self, points):
+        grads = [task_gradient(self.arrays, points(t), t) for t in range(len(self.tasks))]
         return {
             "shared": jnp.stack([g["shared"] for g in grads]),
             "own": sum(g["own"] for g in grads),
@@ -102,12 +102,17 @@ def task_wise(problem, norm, rho, adaptive):
     fields = {"norm": norm, "adaptive": adaptive, "rho_shared": rho, "rho_task": rho}
     params, T = problem.params, len(problem.tasks)
 
-    def run(inner, task_grad_fn, **mode):
+    def run(inner, task_grads_fn, **mode):
         tx = task_sam(inner, problem.tasks, problem.owners, **fields, **mode)
-        return tx.update(problem.rows, tx.init(params), params, task_grad_fn=task_grad_fn)
+        return tx.update(problem.rows, tx.init(params), params, task_grads_fn=task_grads_fn)
 
-    there, state = run(SPY, problem.task_grad_fn)
-    moved, _ = run(SPY, lambda t, p: p)
+    def moved_to(points):
+        moved = [points(t) for t in range(T)]
+        own = jnp.stack([p["own"][t] for t, p in enumerate(moved)])
+        return {"shared": jnp.stack([p["shared"] for p in moved]), "own": own}
+
+    there, state = run(SPY, problem.at_points)
+    moved, _ = run(SPY, moved_to)
     found = {
         "g_sam": there["shared"],
         "g_flat": state.flat["shared"],
@@ -116,7 +121,7 @@ def task_wise(problem, norm, rho, adaptive):
         "eps_task": moved["own"] - params["own"],
     }
     for kind, mode in MODES.items():
-        merged, _ = run(problem.inner, problem.task_grad_fn, mode=mode)
+        merged, _ = run(problem.inner, problem.at_points, mode=mode)
         found |= {f"{kind}/{k}": d for k, d in zip(METHODS, merged["shared"], strict=True)}
     return found
 

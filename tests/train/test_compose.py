@@ -102,7 +102,7 @@ def traced(cfg):
     model = mtl.abstract(build.model(cfg))
     trains = rules.resolve(build.trainable(cfg), mtl.parameters(model), "trainable")
     graphdef, trained, frozen, stats = mtl.split(model, trains)
-    tx, (gradients, again) = build.optimizer(cfg), setup.strategies(cfg)
+    tx = build.optimizer(cfg)
 
     def start(trained, frozen, stats):
         step, key = jnp.zeros((), jnp.int32), jax.random.key(0)
@@ -114,8 +114,7 @@ def traced(cfg):
         graphdef=graphdef,
         groups=build.groups(cfg),
         tx=tx,
-        gradients=gradients,
-        again=again,
+        **setup.strategies(cfg),
     )
     return state, *jax.eval_shape(step, state, plan.batch_shapes(cfg, mesh))
 

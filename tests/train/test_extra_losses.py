@@ -24,18 +24,18 @@ def test_an_intermediate_prediction_has_the_loss_of_its_task_times_a_weight():
 
 def one_step(names=(), *, balance):
     """Plain gradient descent by 1: the difference of the parameters is the gradient."""
-    first, gradients = None, {}
+    first, taken = None, {}
     if names:
         made = methods(*(Component(name, {}) for name in names))
         first = first_link(made, TASKS, OWNERS)
-        gradients = dict(zip(("gradients", "again"), strategies(made), strict=True))
+        taken = strategies(made)
     sgd = optim.OPTIMIZERS["sgd"](momentum=0.0)
     tx = optim.chain(sgd, FLAT, first=first)
     mesh = parallel.make_mesh(devices=jax.devices()[:1])
     begin = toy.start(mesh, tx, balance=balance)
     before = jax.device_get(begin.state.trainable)
     step = jit_train_step(
-        mesh, begin.shardings, graphdef=begin.graphdef, groups=toy.GROUPS, tx=tx, **gradients
+        mesh, begin.shardings, graphdef=begin.graphdef, groups=toy.GROUPS, tx=tx, **taken
     )
     state, metrics = step(begin.state, parallel.to_global(toy.batch(), mesh))
     after = jax.device_get(state.trainable)

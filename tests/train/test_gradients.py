@@ -163,12 +163,33 @@ def test_halves_are_two_mini_batches():
     assert_close(R.shared_part(summed, owners), R.weighted_sum(jnp.asarray(W), mean))
 
 
-def test_the_gradient_of_one_task():
-    made, params, stats, batch, _ = problem()
-    rows, _ = jacobian()
-    one = partial(G.task_gradient, made, task="nyud_v2/depth")
-    found = jax.jit(lambda p: one(p, stats, batch, KEY, 1))(params)
-    assert_close(found, jax.tree.map(lambda g: g[2], rows))
+@pytest.mark.parametrize("pull, apart", [("scan", True), ("scan", False), ("passes", True)])
+def test_every_task_at_a_point_of_its_own(pull, apart):
+    made, params, stats, batch, owners = problem()
+
+    def point(t):
+        return jax.tree.map(lambda x: x * (1 + 0.1 * t), params)
+
+    def row(t):
+        return jax.grad(lambda p: G.forward(made(p, batch, KEY), p, stats)[0][t])(point(t))
+
+    def run():
+        how = dict(owners=owners, apart=apart, pull=pull)
+        taken = P.at_points(made, point, stats, batch, KEY, 1, **how)
+        return taken[0], [row(t) for t in range(len(TASKS))]
+
+    found, rows = jax.jit(run)()
+    rows = jax.tree.map(lambda *x: jnp.stack(x), *rows)
+    own = R.own_part(jax.tree.map(lambda g: g.sum(0), rows), owners)
+    assert_close(found, R.either(R.shared_part(rows, owners), own))
+
+
+def test_points_are_the_same_for_all_micro_batches():
+    made, params, stats, batch, owners = problem()
+    each = partial(P.at_points, made, lambda t: params, stats, batch, KEY, owners=owners)
+    rows = G.additive(partial(P.per_task, owners=owners))
+    found, expected = jax.jit(lambda: (each(2)[0], rows(made, params, stats, batch, KEY, 2)[0]))()
+    assert_close(found, expected)
 
 
 def test_a_frozen_backbone_leaves_gradients_of_the_decoder():

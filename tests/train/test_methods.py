@@ -31,7 +31,8 @@ def strategies(made, per_task="vmap"):
     joined = partial(G.joint, owners=OWNERS, tasks=TASKS)
     halves = partial(P.independent_halves, owners=OWNERS, tasks=TASKS)
     again = {"losses": joined, "cross": halves}.get(made.need, held)
-    return {"sam": joined, "samo": joined, "task_sam": held}.get(made.sam, again), again
+    first = {"sam": joined, "samo": joined, "task_sam": held}.get(made.sam, again)
+    return dict(gradients=first, again=again, each=partial(P.at_points, owners=OWNERS))
 
 
 @functools.cache
@@ -61,8 +62,8 @@ def run(
     sizes = dict(data=4, fsdp=2) if devices == 8 else dict(devices=jax.devices()[:1])
     mesh = parallel.make_mesh(**sizes)
     begin = toy.start(mesh, tx, norm=norm)
-    gradients, again = strategies(made)
-    traces = []
+    taken, traces = strategies(made), []
+    gradients = taken.pop("gradients")
 
     def counted(*args):
         traces.append(args)
@@ -75,7 +76,7 @@ def run(
         groups=toy.GROUPS,
         tx=tx,
         gradients=counted,
-        again=again,
+        **taken,
     )
     before, state = jax.device_get(begin.state.trainable), begin.state
     for seed in range(steps):

@@ -97,9 +97,9 @@ def samo(
       seed: of z; the number of the update is folded in.
       eps: added to norms.
 
-    Returns: a transform whose ``update(updates, state, params, *, task_grad_fn, loss_fn, **extra)``
-      takes plain gradients, rows or a `Deferred`; ``loss_fn: params -> [T]``, and
-      ``task_grad_fn: (t, params) -> tree`` is the plain gradient of task number t alone.
+    Returns: a transform whose ``update(updates, state, params, *, task_grads_fn, loss_fn,
+      **extra)`` takes plain gradients, rows or a `Deferred`; `task_grads_fn` is as for `task_sam`,
+      ``loss_fn: params -> [T]``.
 
     Raises:
       ConfigError: a number out of range; a missing argument of `update`.
@@ -127,14 +127,17 @@ def samo(
         own = perturb.task_part(own, owners, names, t)
         return {path: bend(path, g) for path, g in shared.items()} | own
 
-    def update(updates, state, params=None, *, task_grad_fn=None, loss_fn=None, **extra):
-        perturb.check_given("samo", params=params, task_grad_fn=task_grad_fn, loss_fn=loss_fn)
+    def update(updates, state, params=None, *, task_grads_fn=None, loss_fn=None, **extra):
+        perturb.check_given("samo", params=params, task_grads_fn=task_grads_fn, loss_fn=loss_fn)
         joint = perturb.joint_gradient("samo", updates, params, owners, names)
         grads, key = rules.flatten(joint), jax.random.fold_in(jax.random.key(seed), state.count)
         keys = jax.random.split(key, len(names))
-        directions = [direction(t, grads, params, k, loss_fn) for t, k in enumerate(keys)]
-        rows = perturb.perturbed_rows(ball, params, directions, owners, names, task_grad_fn)
-        merged, new = inner.update(rows, state.inner, params, **extra)
+
+        def point(t):
+            along = direction(t, grads, params, keys[t], loss_fn)
+            return perturb.ascend(ball, params, along, owners)
+
+        merged, new = inner.update(task_grads_fn(point), state.inner, params, **extra)
         return merged, SamoState(state.count + 1, new)
 
     def init(params):

@@ -1,6 +1,6 @@
-"""Parameters at the edge of a ball around the current ones, and the gradients of tasks there."""
+"""Parameters at the edge of a ball around the current ones."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,57 +65,13 @@ def ascend(ball: Ball, params: Tree, grads: Leaves, owners: Owners) -> Tree:
     return rules.map_with_path(move, params)
 
 
-def task_part(grads: Leaves, owners: Owners, tasks: Sequence[str], t: int) -> Leaves:
+def task_part(grads: Leaves, owners: Owners, tasks: Sequence[str], t: int | jax.Array) -> Leaves:
     """Returns the gradients of task number t: its rows, its leaves, its slices in zeros."""
-    found = {}
-    for path, g in grads.items():
-        if path not in owners:
-            found[path] = g[t]
-            continue
-        names, axis = owners[path]
-        if tasks[t] in names and axis is None:
-            found[path] = g
-        elif tasks[t] in names:
-            index = jax.lax.broadcasted_iota(jnp.int32, g.shape, axis)
-            found[path] = jnp.where(index == names.index(tasks[t]), g, jnp.zeros((), g.dtype))
-    return found
-
-
-def perturbed_rows(
-    ball: Ball,
-    params: Tree,
-    directions: Sequence[Leaves],
-    owners: Owners,
-    tasks: Sequence[str],
-    task_grad_fn: Callable[[int, Tree], Tree],
-) -> Tree:
-    """Returns the rows and own gradients of all tasks, each at its own perturbed parameters.
-
-    Args:
-      ball: of the perturbation.
-      params: its centre.
-      directions: one per task, see `ascend`.
-      owners: of the leaves that are not shared.
-      tasks: their names.
-      task_grad_fn: ``(t, params) -> plain gradient of task t``.
-    """
-    calls = [
-        rules.flatten(task_grad_fn(t, ascend(ball, params, direction, owners)))
-        for t, direction in enumerate(directions)
-    ]
-
-    def collect(path: str, _: jax.Array) -> jax.Array:
-        if path not in owners:
-            return jnp.stack([call[path] for call in calls])
-        names, axis = owners[path]
-        # The gradient of any task by what belongs to one of another dataset is zero.
-        own = [calls[tasks.index(name) if name in tasks else 0][path] for name in names]
-        if axis is None:
-            return own[0]
-        slices = [jax.lax.index_in_dim(g, i, axis, keepdims=False) for i, g in enumerate(own)]
-        return jnp.stack(slices, axis)
-
-    return rules.map_with_path(collect, params)
+    own = {path: g for path, g in grads.items() if path in owners}
+    mine = jnp.arange(len(tasks)) == t
+    return {p: g[t] for p, g in grads.items() if p not in owners} | R.scale_own(
+        own, owners, mine.astype(jnp.float32), tasks
+    )
 
 
 def joint_gradient(

@@ -82,9 +82,9 @@ def task_sam(
       pair: P, an `aggregate` of 2 tasks without owners.
       eps: added to norms.
 
-    Returns: a transform whose ``update(updates, state, params, *, task_grad_fn, **extra)`` takes
-      rows, all at `params`; ``task_grad_fn: (t, params) -> tree`` is the plain gradient of task
-      number t alone.
+    Returns: a transform whose ``update(updates, state, params, *, task_grads_fn, **extra)`` takes
+      rows, all at `params`; ``task_grads_fn: points -> rows`` gives the rows and own gradients of
+      all tasks, that of task number t at the parameters ``points(t)``.
 
     Raises:
       ConfigError: a bad radius, an unknown choice, no `pair` for a mode that needs it; gradients of
@@ -124,20 +124,19 @@ def _init(made: _TaskSam, params: Tree) -> TaskSamState:
     return TaskSamState(made.inner.init(params), flat, pair)
 
 
-def _update(made, updates, state, params=None, *, task_grad_fn=None, **extra):
-    perturb.check_given("task_sam", params=params, task_grad_fn=task_grad_fn)
+def _update(made, updates, state, params=None, *, task_grads_fn=None, **extra):
+    perturb.check_given("task_sam", params=params, task_grads_fn=task_grads_fn)
     perturb.check_rows("task_sam", updates, params, made.owners, made.tasks)
     if made.mode in ("separate", "direct") and not (made.ball.shared or made.ball.own):
         merged, loss = made.inner.update(updates, state.loss, params, **extra)
         return merged, state._replace(loss=loss)
     grads = rules.flatten(updates)
-    directions = [
-        perturb.task_part(grads, made.owners, made.tasks, t) for t in range(len(made.tasks))
-    ]
-    perturbed = perturb.perturbed_rows(
-        made.ball, params, directions, made.owners, made.tasks, task_grad_fn
-    )
-    return MODES[made.mode](made, updates, perturbed, state, params, extra)
+
+    def point(t: int | jax.Array) -> Tree:
+        direction = perturb.task_part(grads, made.owners, made.tasks, t)
+        return perturb.ascend(made.ball, params, direction, made.owners)
+
+    return MODES[made.mode](made, updates, task_grads_fn(point), state, params, extra)
 
 
 def _separate(made, updates, perturbed, state, params, extra):
