@@ -1,15 +1,17 @@
-r"""The rows of the papers' tables on one small problem, one name each.
+r"""Adapters, decoders and methods for gradients on one small problem, one row each.
 
+  python scripts/reproduce.py --table mini.adapters
   python scripts/prepare_data.py --dataset synth_pascal,synth_nyud --config 64-1280-16-128
   python scripts/train.py --config configs/mini.py:swin.backbone \
       --workdir runs/mini/mini.swin.backbone/seed0
   python scripts/train.py --config configs/mini.py:swin.mtlora_r16 --workdir runs/mtlora_r16
 
-`scripts/reproduce.py --scale mini` does all of this for a whole table. A name is a backbone, `swin`
-or `vit`, and a row of `rows`; with `large.` before it the problem is one for a GPU: 128 x 128
-pixels, 6000 images, a backbone three times as wide, 4000 steps. `backbone` is trained fully on the
-four tasks of synth_nyud, all others start from it on four of synth_pascal; `joint` and what it is
-compared with start from nothing and have all tasks.
+`scripts/reproduce.py` does for a whole table what the other commands do for one row. A name is a
+backbone, `swin` or `vit` (0.6 and 0.7 million parameters), and a row of `rows`. `backbone` is
+trained fully on the four tasks of synth_nyud, all others start from it on four of synth_pascal:
+1280 training and 128 test images of 64 x 64. `joint` and what it is compared with start from
+nothing and have all tasks. With `large.` before the name the problem is one for a GPU: 128 x 128
+pixels, 6000 images, a backbone three times as wide, 4000 steps.
 
 Ranks are a quarter of the papers', as the backbone has a third of the channels of a Swin-T. Fixed
 weights are three settings, so that the methods that choose weights meet a tuned one. The figures
@@ -22,7 +24,7 @@ from typing import Any
 
 import ml_collections as mlc
 
-from configs import mini_swin, mini_vit, quickstart
+from configs import quickstart
 from mtl_vision.errors import ConfigError, lookup
 
 Changes = dict[str, Any]  # by dotted field
@@ -39,11 +41,20 @@ SMALL = {
     "low_rank_adapter": dict(rank=2),
     "vpt": dict(prompts=2, deep=True),
     "hyperformer": dict(embed=32),
+    # About a tenth, and a few hundredths, of Hyperformer's parameters, as published.
+    "polyhistor": dict(embed=12),
+    "polyhistor_v": dict(embed=12),
+    "polyhistor_lite": dict(embed=8),
+    "polyhistor_lite_v": dict(embed=8, projection=(8, 16)),
     "mhr": dict(rank=4),
 }
 # Maps behind attention and MLP end in a norm whose scale starts at 0, and hardly learn else.
 BEHIND = r"backbone/(generate/.*|.*/scale[12]/(linear/)*(down|up|norm)/.*)"
 FASTER = ((BEHIND, 5.0), (".*", 1.0))
+BACKBONES = {
+    "swin": {"depths": (2, 2, 2), "window": 4},  # of the quickstart's otherwise
+    "vit": dict(name="vit", channels=96, depth=6, heads=4, patch=8, grid=(8, 8), taps=(2, 4, 6)),
+}
 OWN_HEADS = ("m3vit", "task_prompter")  # their backbones start elsewhere
 # Decoders of like widths, for three taps and images of 64 x 64.
 WIDE = {
@@ -56,6 +67,7 @@ WIDE = {
     "mlore": dict(width=32, ranks=(2, 4, 6, 8, 12, 16), task_rank=8, top=4),
     "task_expert": dict(preset="tiny", memory_stride=8),
 }
+TASKS = ("semseg", "normals", "sal", "human_parts")
 GRIDS = {"swin": (4, 4), "vit": (8, 8)}  # of the tap that MLoRE brings the others to
 ABLATIONS = {"no_memory": dict(memory=False), "one_expert": dict(experts=1)}
 PROMPTER = dict(name="task_prompter", size=(64, 64), embed=32, width=32, windows=2)
@@ -101,7 +113,7 @@ def get_config(row: str = "swin.full") -> mlc.ConfigDict:
             f"configs/mini.py:swin.mtlora, with one of {', '.join(GRIDS)} before the dot."
         )
     size = "large." if large == "large" else ""
-    c = {"swin": mini_swin, "vit": mini_vit}[kind].get_config()
+    c = base(kind)
     factor = 2 if size else 1
     if size:
         put(c, LARGE | WIDER[kind])
@@ -115,6 +127,18 @@ def get_config(row: str = "swin.full") -> mlc.ConfigDict:
             height, width = SIDES[dataset]
             c.data[dataset].size = (factor * height, factor * width)
             c.data[dataset].config = LARGE_DATA if size else DATA
+    return c
+
+
+def base(kind: str) -> mlc.ConfigDict:
+    """Returns the config of the row `full` with a kind of backbone, on fresh parameters."""
+    c = quickstart.get_config()
+    del c.data.synth_nyud
+    c.data.synth_pascal.tasks = TASKS
+    c.backbone = (c.backbone.to_dict() if kind == "swin" else {}) | BACKBONES[kind]
+    c.schedule.warmup = 20
+    c.eval.batch = 16
+    c.run.update(steps=400, log_every=50, eval_every=0, save_every=0, keep=1, panels=0)
     return c
 
 

@@ -3,6 +3,7 @@ r"""Rebuilds tables of the papers beside their published numbers.
   python scripts/reproduce.py --table mtlora.main --columns params
   python scripts/reproduce.py --table mtlora.main --scale mini [--seeds 3] [--only mtlora_r64]
   python scripts/reproduce.py --table mtlora.main --scale paper --set backbone.weights=swin_t.pth
+  python scripts/reproduce.py --table mini.adapters [--seeds 3] [--only lora,vpt]
   python scripts/reproduce.py --claims --seeds 3
   python scripts/reproduce.py --counts docs/counts.md
 
@@ -10,7 +11,7 @@ With --scale every row is a run of its own, or one per task, in `<out>/<config>/
 Finished runs are left and stopped ones go on, so the same command continues what was interrupted.
 `paper` is the paper's setting on the real datasets, which have to be prepared (docs/datasets.md);
 `mini` is the small problem of configs/mini.py, which is prepared here, and `mini_large` the same
-for a GPU.
+for a GPU. Tables named mini are of the small problem alone.
 --claims answers what the papers claim, on the small problem.
 
 What is finished is printed and written to `<out>/<table>.<scale>.md`, `.csv` and `.html`, or
@@ -47,6 +48,7 @@ SHOW = flags.DEFINE_bool("show", False, "Only show what is finished.")
 
 def main() -> None:
     from mtl_vision.tables import TABLES
+    from mtl_vision.tables.mini import STUDIES
 
     if COUNTS.value:
         write_counts(pathlib.Path(COUNTS.value))
@@ -60,8 +62,8 @@ def main() -> None:
         answer_claims()
         return
     if TABLE.value is None:
-        raise ConfigError(f"--table is missing; there are {', '.join(TABLES)}.")
-    table = lookup(TABLES, TABLE.value, "--table")
+        raise ConfigError(f"--table is missing; there are {', '.join(TABLES | STUDIES)}.")
+    table = lookup(TABLES | STUDIES, TABLE.value, "--table")
     if COLUMNS.value:
         print_counts(table)
     else:
@@ -101,11 +103,12 @@ def write_results(file: pathlib.Path) -> None:
     from mtl_vision.study import table as tables
     from mtl_vision.tables import TABLES
     from mtl_vision.tables.claims import CLAIMS as KNOWN
-    from mtl_vision.tables.mini import MINI as SMALL
+    from mtl_vision.tables.mini import MINI, STUDIES
 
     scale, seeds = SCALE.value, range(SEEDS.value)
-    names = TABLES if scale == "paper" else SMALL
-    found = [tables.collect(n, TABLES[n], scale, seeds, out()) for n in names]
+    names = TABLES if scale == "paper" else {**MINI, **STUDIES}
+    known = TABLES | STUDIES
+    found = [tables.collect(n, known[n], scale, seeds, out()) for n in names]
     claims = [] if scale == "paper" else [claim.at(scale) for claim in KNOWN]
     answered = [answers.answer(claim, seeds, out()) for claim in claims]
     page.write_whole(file, table_pages.results(found, answered))

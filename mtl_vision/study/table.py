@@ -4,13 +4,13 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from mtl_vision.errors import lookup
+from mtl_vision.errors import ConfigError, lookup
 from mtl_vision.report.runs import Run
 from mtl_vision.study import entries, summary
 from mtl_vision.study.axes import Setting
 from mtl_vision.study.summary import Line, Study
 from mtl_vision.tables import Row, Table, published_rows
-from mtl_vision.tables.mini import MINI
+from mtl_vision.tables.mini import MINI, STUDIES
 
 
 class Rebuilt(NamedTuple):
@@ -38,11 +38,14 @@ def rows_of(name: str, table: Table, scale: str) -> Mapping[str, tuple[str, ...]
     """Returns, by the ids of the rows that are run at a scale, their entries.
 
     Raises:
-      ConfigError: nobody has made this table smaller.
+      ConfigError: nobody has made this table smaller, or it has always been small.
     """
+    if scale == "paper" and name in STUDIES:
+        raise ConfigError(f"--table={name} is of the small problem; give --scale=mini.")
     if scale == "paper":
         return table.configs
-    small = lookup(MINI, name, f"--scale={scale} --table")
+    tables = {known: of_table.configs for known, of_table in STUDIES.items()} | MINI
+    small = lookup(tables, name, f"--scale={scale} --table")
     if scale == "mini":
         return small
     return {row: tuple(e.replace("mini:", "mini:large.") for e in x) for row, x in small.items()}

@@ -26,7 +26,7 @@ NOTES = {
 
 
 class Column(NamedTuple):
-    """What a column is about, and whose figures it has: ``paper``, ``ours`` or ``±``."""
+    """What a column is about, and whose figures it has: ``paper``, ``ours`` or ``difference``."""
 
     about: str
     whose: str
@@ -34,15 +34,31 @@ class Column(NamedTuple):
 
 def columns(found: Rebuilt) -> list[Column]:
     """Returns the columns behind the row's name."""
-    sides = ("paper", "ours", "difference") if found.scale == "paper" else ("paper", "ours")
     arrows = {1: "↑", -1: "↓"}
     abouts = [f"{t.kind} {t.score} {arrows[t.sign]}" for t in found.study.tasks]
     return [
-        *(Column(about, side) for about in [*abouts, "Δm ↑"] for side in sides),
-        Column("trained (M)", "paper"),
-        Column("trained (M)", "ours"),
+        *(Column(about, side) for about in [*abouts, "Δm ↑"] for side in sides(found)),
+        *(Column(f"{what} (M)", side) for what in counted(found) for side in sides(found)[:2]),
         Column("seeds", "ours"),
     ]
+
+
+def counted(found: Rebuilt) -> tuple[str, ...]:
+    """Returns which parameters are shown: all that train, as papers do, or both parts of them."""
+    return ("trained",) if "paper" in sides(found) else ("encoder", "decoders")
+
+
+def sides(found: Rebuilt) -> tuple[str, ...]:
+    """Returns whose figures there are; no paper's where none has published any."""
+    if not any(row.values for row in found.rows):
+        return ("ours",)
+    return ("paper", "ours", "difference") if found.scale == "paper" else ("paper", "ours")
+
+
+def heads(found: Rebuilt) -> list[str]:
+    """Returns the names of the columns in one line, the row's among them."""
+    alone = sides(found) == ("ours",)
+    return ["row", *(c.about if alone else f"{c.about}, {c.whose}" for c in columns(found))]
 
 
 def cells(found: Rebuilt, row: Row) -> list[str]:
@@ -53,29 +69,33 @@ def cells(found: Rebuilt, row: Row) -> list[str]:
         texts += compared(found, row, line.scores.get(task.name), key)
     texts += compared(found, row, line.gain, found.table.delta, 1 if better_up(found) else -1)
     if line.gain and line.significant:
-        texts[len(texts) - (2 if found.scale == "paper" else 1)] += " *"
-    texts.append(published(row, found.table.params, 1))
-    texts.append(f"{sum(line.trained) / 1e6:.3f}" if line.trained else "–")
+        texts[-1 if sides(found)[-1] == "ours" else -2] += " *"
+    sizes = line.trained or ()
+    if "paper" in sides(found):
+        texts.append(published(row, found.table.params, 1))
+        sizes = (sum(sizes),) if sizes else ()
+    texts += [f"{size / 1e6:.3f}" for size in sizes] or ["–"] * len(counted(found))
     return [*texts, str(line.seeds)]
 
 
 def compared(
     found: Rebuilt, row: Row, ours: Cell | None, key: str | None, gain: int = 0
 ) -> list[str]:
-    """Returns theirs, ours, and at the paper's scale the difference.
+    """Returns theirs, ours, and the difference, as far as there are such columns.
 
     Args:
       found, row, ours: the row and our figure.
       key: of the published figure.
       gain: 1 or -1 for Delta_m, the sign of a gain as published.
     """
-    texts = [published(row, key, gain or 1, signed=bool(gain))]
-    texts.append(pages.shown(ours, 2, sign=bool(gain)))
-    if found.scale != "paper":
-        return texts
     value = row.values.get(key or "")
     known = ours is not None and value is not None
-    return [*texts, f"{ours.mean - (gain or 1) * value:+.2f}" if known else "–"]
+    texts = {
+        "paper": published(row, key, gain or 1, signed=bool(gain)),
+        "ours": pages.shown(ours, 2, sign=bool(gain)),
+        "difference": f"{ours.mean - (gain or 1) * value:+.2f}" if known else "–",
+    }
+    return [texts[side] for side in sides(found)]
 
 
 def published(row: Row, key: str | None, factor: int, *, signed: bool = False) -> str:
@@ -96,10 +116,10 @@ def note(found: Rebuilt) -> str:
     of_scale = NOTES["paper" if found.scale == "paper" else "mini"]
     label = next(r.label for r in found.rows if r.id == found.base)
     turned = "" if better_up(found) else ", Δm with its sign changed"
+    theirs = f"paper: as published{turned}; (?) not confirmed by any source. {of_scale}. "
     return (
-        f"paper: as published{turned}; (?) not confirmed by any source. {of_scale}. Δm in percent "
-        f"against the mean of “{label}”; * where it differs with p < 0.05 (Welch's test, Holm's "
-        "correction)."
+        f"{theirs if 'paper' in sides(found) else ''}Δm in percent against the mean of “{label}”; "
+        "* where it differs with p < 0.05 (Welch's test, Holm's correction)."
     )
 
 
@@ -118,7 +138,7 @@ def write(found: Rebuilt, out: pathlib.Path) -> list[pathlib.Path]:
 
 def markdown(found: Rebuilt) -> str:
     """Returns the table as Markdown."""
-    head = ["row", *(f"{c.about}, {c.whose}" for c in columns(found))]
+    head = heads(found)
     rows = [head, ["---", *["---:"] * (len(head) - 1)]]
     rows += [[row.label, *cells(found, row)] for row in found.rows]
     return as_markdown(rows)
@@ -132,16 +152,16 @@ def to_csv(found: Rebuilt) -> str:
     """Returns the same table as CSV."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["row", *(f"{c.about}, {c.whose}" for c in columns(found))])
+    writer.writerow(heads(found))
     writer.writerows([row.label, *cells(found, row)] for row in found.rows)
     return text.getvalue()
 
 
 def html(found: Rebuilt) -> str:
     """Returns the page: the table, and gain against trained parameters."""
-    heads: dict[str, list[str]] = {}
+    groups: dict[str, list[str]] = {}
     for column in columns(found):
-        heads.setdefault(column.about, []).append(column.whose)
+        groups.setdefault(column.about, []).append(column.whose)
     labels = {row.id: row.label for row in found.rows}
     points = [
         (sum(x.trained) / 1e6, x.gain.mean, x.gain.spread or 0.0, labels[x.setting.name])
@@ -153,7 +173,8 @@ def html(found: Rebuilt) -> str:
         "table.html",
         title=found.table.title,
         note=note(found),
-        heads=heads,
+        groups=groups,
+        alone=sides(found) == ("ours",),
         whose=[c.whose for c in columns(found)],
         rows=[(row, cells(found, row)) for row in found.rows],
         scatter=charts.scatter(points, best) if points else None,

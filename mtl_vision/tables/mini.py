@@ -1,4 +1,7 @@
-"""Which runs of the small problem (`configs/mini.py`) stand for which rows of the tables."""
+"""Runs of the small problem (`configs/mini.py`): those that stand for rows of the papers' tables,
+and tables of their own."""
+
+from mtl_vision.tables.published import Table
 
 FOUR = ("semseg", "human_parts", "sal", "normals")
 
@@ -83,4 +86,32 @@ MINI: dict[str, dict[str, tuple[str, ...]]] = {
     "m3vit.pascal": _M3VIT,
     "flat.nyud": _FLAT,
     "joint.main": _JOINT,
+}
+
+BASES = ("decoders", "full", "bitfit")
+ADAPTERS = (
+    *("mtlora", "adapter", "low_rank_adapter", "phm", "compacter", "compacter_pp", "lora"),
+    *("vpt", "vpt_shallow", "hyperformer", "hyperformer_v", "polyhistor", "polyhistor_v"),
+    *("polyhistor_lite", "polyhistor_lite_v", "ssf", "ia3", "dora", "ditask", "tadformer"),
+    *("palora", "mhr", "taps"),
+)
+DECODERS = ("conv", "conv_wide", "linear", "all_mlp", "aspp", "hrnet", "pup", "invpt", "mlore")
+EXPERTS = ("task_expert", "task_expert_no_memory", "task_expert_one_expert")
+VIT_ONLY = ("task_prompter", "conv_m3vit", "conv_m3vit_anchored")
+
+
+def _study(title: str, kind: str, rows: tuple[str, ...]) -> Table:
+    return Table(
+        title=title,
+        configs={row: (f"mini:{kind}.{row}",) for row in rows},
+        base=rows[0],
+        labels={row: row for row in rows},
+    )
+
+
+# Tables of the small problem alone.
+STUDIES: dict[str, Table] = {
+    "mini.adapters": _study("Adapters on one small problem", "swin", BASES + ADAPTERS),
+    "mini.decoders_swin": _study("Decoders on a small Swin", "swin", DECODERS + EXPERTS),
+    "mini.decoders_vit": _study("Decoders on a small ViT", "vit", DECODERS + EXPERTS + VIT_ONLY),
 }

@@ -10,7 +10,7 @@ from mtl_vision.study import answers, entries, jobs, table, table_pages
 from mtl_vision.tables import TABLES
 from mtl_vision.tables.claims import CLAIMS, Claim
 from mtl_vision.tables.entries import load
-from mtl_vision.tables.mini import MINI
+from mtl_vision.tables.mini import MINI, STUDIES
 from tests.report import folders
 
 # ml_collections loads config files with it.
@@ -57,8 +57,35 @@ def test_rows_of_reduced_size_are_rows_of_the_table(name):
     assert all(e.startswith("mini:large.") for row in small.values() for e in row)
 
 
+def test_tables_of_the_small_problem_have_all_its_rows():
+    from configs import mini
+
+    rows = {name: set(of_table.configs) for name, of_table in STUDIES.items()}
+    assert rows["mini.adapters"] == set(mini.adapters())
+    ends_in_relu = {"updecoder"}  # so it cannot predict normals
+    for kind in ("swin", "vit"):
+        assert rows[f"mini.decoders_{kind}"] == set(mini.decoders(kind)) - ends_in_relu
+    with pytest.raises(ConfigError, match="mini.adapters is of the small problem; give --scale"):
+        table.rows_of("mini.adapters", STUDIES["mini.adapters"], "paper")
+
+
+def test_what_nobody_published_has_no_columns_of_a_paper(tmp_path):
+    for seed, scores in enumerate([(20.0, 40.0), (10.0, 40.0)]):
+        finish(tmp_path, "mini:swin.decoders", seed, scores)
+        finish(tmp_path, "mini:swin.lora", seed, (scores[0] + 3, 40.0), trained=7168)
+    name = "mini.adapters"
+    found = table.collect(name, STUDIES[name], "mini", range(2), tmp_path)
+    lines = [line.split(" | ") for line in table_pages.markdown(found).splitlines()]
+    assert lines[0][3:] == ["Δm ↑", "encoder (M)", "decoders (M)", "seeds |"]
+    lora = next(line for line in lines if line[0] == "| lora")
+    assert lora[1:] == ["18.00 ± 7.07", "40.00 ± 0.00", "+10.00 ± 23.57", "0.007", "0.200", "2 |"]
+    text = table_pages.html(found)
+    assert "paper: as" not in text and ">paper<" not in text and ">ours<" not in text
+
+
 def test_every_entry_of_reduced_size_can_be_run(tmp_path):
     wanted = [e for rows in MINI.values() for row in rows.values() for e in row]
+    wanted += [e for study in STUDIES.values() for row in study.configs.values() for e in row]
     wanted += [e for claim in CLAIMS for row in claim.rows.values() for e in row]
     wanted += [e for row in CLAIMS[0].at("mini_large").rows.values() for e in row]
     stages = entries.plan(wanted, [0], tmp_path)
