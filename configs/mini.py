@@ -43,9 +43,11 @@ SMALL = {
     "hyperformer": dict(embed=32),
     # About a tenth, and a few hundredths, of Hyperformer's parameters, as published.
     "polyhistor": dict(embed=12),
-    "polyhistor_v": dict(embed=12),
+    "polyhistor_v": dict(name="polyhistor", embed=12, rank=4, ratio=4, norm="shared"),
     "polyhistor_lite": dict(embed=8),
-    "polyhistor_lite_v": dict(embed=8, projection=(8, 16)),
+    "polyhistor_lite_v": dict(
+        name="polyhistor_lite", embed=8, rank=2, ratio=4, norm="shared", projection=(8, 16)
+    ),
     "mhr": dict(rank=4),
 }
 # Maps behind attention and MLP end in a norm whose scale starts at 0, and hardly learn else.
@@ -191,7 +193,7 @@ def adapters() -> Rows:
     }
     for name in ADAPTERS:
         if name not in OWN_HEADS:
-            found[name] = {"adapter": dict(name=name, **SMALL.get(name, {}))}
+            found[name] = {"adapter": dict(name=name) | SMALL.get(name, {})}
             if PATTERNS[name] == PATTERNS["adapter"]:
                 found[name]["optim.lr_scale"] = FASTER
     found["vpt_shallow"] = {"adapter": dict(name="vpt", prompts=2, deep=False)}
