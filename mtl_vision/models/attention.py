@@ -17,15 +17,15 @@ QUERIES = 128  # of one head at once: their scores stay in the cache
 WIDTH = 32  # of the columns that `_maxima` compares
 
 
-def attend(q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array | None = None) -> jax.Array:
-    """``softmax(q k^T / sqrt(d) + bias) v``; scores and softmax in float32 or wider.
+def attend(q: jax.Array, k: jax.Array, v: jax.Array, *added: jax.Array) -> jax.Array:
+    """``softmax(q k^T / sqrt(d) + added) v``; scores and softmax in float32 or wider.
 
     Args:
       q, k, v: ``[..., N, d]``.
-      bias: ``[..., N, N]``, broadcast over missing leading axes, or None.
+      added: any number of arrays ``[..., N, N]``, broadcast over missing leading axes.
     """
     *_, N, d = q.shape
-    if bias is None and N >= LONG and not convolution.is_plain():
+    if not added and N >= LONG and not convolution.is_plain():
         if _one_cpu():
             merged = (x.reshape(-1, N, d) for x in (q, k, v))
             return by_heads(*merged).reshape(v.shape)
@@ -33,7 +33,7 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array | None = No
             turned = (jnp.swapaxes(x.reshape(-1, *x.shape[-3:]), 1, 2) for x in (q, k, v))
             y = jax.nn.dot_product_attention(*turned, implementation="cudnn")
             return jnp.swapaxes(y, 1, 2).reshape(v.shape)
-    return plain(q, k, v, bias)
+    return plain(q, k, v, *added)
 
 
 def _one_cpu() -> bool:
@@ -57,11 +57,11 @@ def _flash(d: int) -> bool:
     return True
 
 
-def plain(q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array | None) -> jax.Array:
+def plain(q: jax.Array, k: jax.Array, v: jax.Array, *added: jax.Array) -> jax.Array:
     """`attend` by products over all heads at once."""
     scores = _scores(q * q.shape[-1] ** -0.5, k)
-    if bias is not None:
-        scores = scores + expand(bias.astype(scores.dtype), scores.ndim)
+    for x in added:
+        scores = scores + expand(x.astype(scores.dtype), scores.ndim)
     weights = jax.nn.softmax(scores, -1).astype(v.dtype)
     return jnp.einsum("...nm,...md->...nd", weights, v)
 

@@ -1,6 +1,7 @@
 """Attention in shifted windows with relative position bias (Swin, arXiv 2103.14030)."""
 
 import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -91,27 +92,37 @@ class WindowAttention(nnx.Module):
         # Last, and not inside the windows: it may widen the streams, and here they need no order.
         return self.proj(from_windows(x, (height, width), window, shift), key=keys[1])
 
-    def scores(self, height: int, width: int) -> jax.Array:
-        """Returns what is added to the scores on such a map: ``[1 or windows, heads, N, N]``.
+    def scores(self, height: int, width: int, extra: int = 0) -> list[jax.Array]:
+        """Returns what is added to the scores on such a map.
 
-        Where tokens are hidden, there is an axis ``B`` before.
+        The bias ``[heads, N, N]``, and where it says more the mask ``[windows, 1, N, N]``, with an
+        axis ``B`` before where tokens are hidden. They are not summed: the gradient of the bias
+        would be one per window until the devices have exchanged it.
+
+        Args:
+          height, width: of the map.
+          extra: tokens before those of every window, which get 0.
         """
         window, shift = self.geometry(height, width)
-        bias = self.bias(window)[None]
+        bias, found = self.bias(window), []
         if shift:
             padded = (-(-size // window) * window for size in (height, width))
-            bias = bias + jnp.asarray(shift_mask(*padded, window, shift), bias.dtype)[:, None]
-        if self.hidden is None:
-            return bias
-        tokens = jnp.asarray(self.hidden.tokens(height, width), bias.dtype)[None, ..., None]
-        hidden = into_windows(tokens, window, shift)[0, :, :, None, None, :, 0]
-        return bias[None] + MASKED * hidden
+            found.append(jnp.asarray(shift_mask(*padded, window, shift), bias.dtype)[:, None])
+        if self.hidden is not None:
+            tokens = jnp.asarray(self.hidden.tokens(height, width), bias.dtype)[None, ..., None]
+            hidden = into_windows(tokens, window, shift)[0, :, :, None, None, :, 0]
+            hidden = jnp.broadcast_to(hidden, (*hidden.shape[:-2], *bias.shape[1:]))
+            found = [MASKED * hidden + sum(x[None] for x in found)]
+        before = [(extra, 0), (extra, 0)]
+        return [jnp.pad(x, [(0, 0)] * (x.ndim - 2) + before) for x in (bias, *found)]
 
-    def mix(self, x: jax.Array, bias: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
+    def mix(
+        self, x: jax.Array, added: Sequence[jax.Array], *, key: jax.Array | None = None
+    ) -> jax.Array:
         """Attends inside of windows, without `proj`: ``[S, B, windows, N, C]``, see `scores`."""
         parts = jnp.split(self.qkv(x, key=key), 3, -1)
         q, k, v = (rearrange(t, "s b w n (h d) -> s b w h n d", h=self.heads) for t in parts)
-        return rearrange(attend(q, k, v, bias), "s b w h n d -> s b w n (h d)")
+        return rearrange(attend(q, k, v, *added), "s b w h n d -> s b w n (h d)")
 
 
 def into_windows(x: jax.Array, window: int, shift: int) -> jax.Array:

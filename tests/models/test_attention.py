@@ -34,7 +34,7 @@ def test_head_by_head_equals_all_at_once_with_gradients(x64, tokens):
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-12),
         measured(by_heads),
-        measured(lambda q, k, v: plain(q, k, v, None)),
+        measured(lambda q, k, v: plain(q, k, v)),
     )
 
 
@@ -47,9 +47,7 @@ def test_half_precision_sums_in_float32():
 
         return jax.jit(jax.grad(total, (0, 1, 2)))(*qkv)
 
-    exact = gradients(
-        lambda q, k, v: plain(q, k, v, None), *(x.astype(jnp.float32) for x in (q, k, v))
-    )
+    exact = gradients(lambda q, k, v: plain(q, k, v), *(x.astype(jnp.float32) for x in (q, k, v)))
     for found, expected in zip(gradients(by_heads, q, k, v), exact, strict=True):
         assert found.dtype == jnp.bfloat16
         far = jnp.abs(found.astype(jnp.float32) - expected).max()

@@ -140,8 +140,7 @@ class PromptBlock(nnx.Module):
         qkv = attn.qkv(jnp.concatenate([copies, tokens], 3), key=keys[0])
         parts = jnp.split(qkv, 3, -1)
         q, k, v = (rearrange(t, "s b w n (h d) -> s b w h n d", h=attn.heads) for t in parts)
-        bias = jnp.pad(attn.scores(height, width), [(0, 0), (0, 0), (T, 0), (T, 0)])
-        y = attend(q, k, v, bias)
+        y = attend(q, k, v, *attn.scores(height, width, extra=T))
         averaged = rearrange(y[..., :T, :], "s b w h t d -> s b w t (h d)")
         averaged = attn.proj(averaged, key=keys[1]).mean(2)
         y, maps = y[..., T:, :], None

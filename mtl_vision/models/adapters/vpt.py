@@ -84,9 +84,8 @@ class PromptedWindows(nnx.Module):
         x = into_windows(x, window, shift)
         shape = (S, B, x.shape[2], n, C)
         x = jnp.concatenate([jnp.broadcast_to(prompts[:, :, None], shape), x], 3)
-        bias = jnp.pad(self.attn.scores(height, width), [(0, 0), (0, 0), (n, 0), (n, 0)])
         keys = split(key, 2)
-        x = self.attn.mix(x, bias, key=keys[0])
+        x = self.attn.mix(x, self.attn.scores(height, width, extra=n), key=keys[0])
         prompts, x = x[:, :, :, :n].mean(2), x[:, :, :, n:]
         x = from_windows(x, (height, width), window, shift)
         return self.attn.proj(with_rows(x, prompts) if self.keep else x, key=keys[1])

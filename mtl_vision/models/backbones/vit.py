@@ -56,8 +56,8 @@ class Attention(nnx.Module):
         parts = jnp.split(qkv, 3, -1)
         q, k, v = (rearrange(t, "s b n (h d) -> s b h n d", h=self.heads) for t in parts)
         q, k = rotated(q, rotation), rotated(k, rotation)
-        bias = self.hidden and self.hidden.bias(x.shape[2])
-        x = rearrange(attend(q, k, v, bias), "s b h n d -> s b n (h d)")
+        added = [self.hidden.bias(x.shape[2])] if self.hidden else []
+        x = rearrange(attend(q, k, v, *added), "s b h n d -> s b n (h d)")
         return self.proj(x, key=keys[1])
 
 
