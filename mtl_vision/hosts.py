@@ -115,8 +115,10 @@ def lost(error: Exception) -> bool:
     """Says whether an exception means that another process cannot be reached any more."""
     import jax
 
+    if not joined():
+        return False
     if isinstance(error, TimeoutError):  # as of a save that the others do not finish
-        return joined()
+        return True
     return isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error)
 
 

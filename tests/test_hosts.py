@@ -5,11 +5,15 @@ import subprocess
 import sys
 import threading
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from mtl_vision import hosts, watchdog
-from mtl_vision.errors import ConfigError
+from mtl_vision.errors import ConfigError, DataError
+from mtl_vision.train.checkpoint import Checkpoints
+from mtl_vision.train.state import TrainState
 from tests.conftest import XLA_FLAGS
 
 NAMES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID", "SLURM_NTASKS")
@@ -128,3 +132,22 @@ def test_a_save_that_the_others_do_not_finish_means_that_one_is_lost(monkeypatch
     assert not hosts.lost(late)  # alone, it is the disk
     monkeypatch.setattr(hosts, "joined", lambda: True)
     assert hosts.lost(late) and not hosts.lost(OSError("no space"))
+
+
+def test_a_process_that_is_lost_during_a_save_is_no_bad_folder(monkeypatch, tmp_path):
+    reset = jax.errors.JaxRuntimeError("UNKNOWN: Gloo AllGather failed: Connection reset by peer")
+
+    def write():
+        saved = Checkpoints(tmp_path)
+        monkeypatch.setattr(saved, "_opened", lambda state: broken(reset))
+        saved.save(TrainState(jnp.int32(1), {}, {}, {}, (), (), jax.random.key(0)))
+
+    with pytest.raises(DataError, match="cannot be written: UNKNOWN: Gloo"):
+        write()  # alone
+    monkeypatch.setattr(hosts, "joined", lambda: True)
+    with pytest.raises(jax.errors.JaxRuntimeError):
+        write()
+
+
+def broken(error):
+    raise error

@@ -16,7 +16,7 @@ import jax
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
-from mtl_vision import rules
+from mtl_vision import hosts, rules
 from mtl_vision.errors import DataError, UserError
 from mtl_vision.train import integrity
 from mtl_vision.train.archive import Damage, Saved, check_same, describe, read, sealed
@@ -212,6 +212,8 @@ class Checkpoints:
         except (UserError, TimeoutError):
             raise
         except Exception as e:
+            if hosts.lost(e):
+                raise
             reason = (str(e).splitlines() or [type(e).__name__])[0][:300]
             raise DataError(
                 f"{self.folder} cannot be written: {reason}. The checkpoints there are whole. Mend "
@@ -258,5 +260,5 @@ class Checkpoints:
 
     def __exit__(self, kind: type | None, *error: object) -> None:
         # What ended the run is not hidden by what follows from it.
-        with contextlib.suppress(DataError) if kind else contextlib.nullcontext():
+        with contextlib.suppress(Exception) if kind else contextlib.nullcontext():
             self.wait()

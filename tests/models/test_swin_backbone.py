@@ -5,12 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.sharding import PartitionSpec as P
 
+from mtl_vision import parallel
 from mtl_vision.errors import ConfigError
 from mtl_vision.models import mtl, windows
 from mtl_vision.models.attention import attend
 from mtl_vision.models.backbones import BACKBONES, swin
 from mtl_vision.models.blocks import REMAT
+from mtl_vision.train import program
 
 KEY = jax.random.key(0)
 TINY = dict(embed=8, depths=(2, 1), heads=(1, 2), window=4)
@@ -57,6 +60,23 @@ def plain_attention(layer, x, neighbours, window):
     bias = table[offset[..., 0] * (2 * window - 1) + offset[..., 1]].transpose(2, 0, 1)
     out = attend(q, k, v, jnp.where(neighbours, bias, -jnp.inf))
     return layer.proj(out.transpose(1, 0, 2).reshape(height, width, channels))
+
+
+@pytest.mark.devices8
+def test_devices_exchange_one_gradient_of_the_bias_and_not_one_per_window():
+    mesh, heads, tokens = parallel.make_mesh(data=8), 2, 16
+    options = dict(window=4, shift=2, shrink=False, rngs=nnx.Rngs(params=KEY))
+    graphdef, params = nnx.split(windows.WindowAttention(8, heads, **options))
+
+    def loss(params, x):
+        return jnp.square(nnx.merge(graphdef, params)(x)).sum()
+
+    places = (parallel.NamedSharding(mesh, P()), parallel.NamedSharding(mesh, P(None, "data")))
+    gradient = jax.jit(jax.grad(loss), in_shardings=places, out_shardings=places[0])
+    text = gradient.lower(params, jnp.zeros((1, 8, 8, 8, 8))).compile().as_text()
+    exchanged = sum(c.array for c in program.collectives(text, mesh.shape))
+    weights = sum(x.size for x in jax.tree.leaves(params) if x.shape != (49, heads))
+    assert exchanged == 4 * (weights + heads * tokens**2)
 
 
 def window_of(size, window, shift):
