@@ -31,18 +31,22 @@ def write(study: Study, out: pathlib.Path, title: str) -> list[pathlib.Path]:
 
 def heads(study: Study) -> list[str]:
     """Returns the names of the columns."""
+    return ["setting", "seeds", "encoder (M)", "decoders (M)", *scores(study), "Δm ↑"]
+
+
+def scores(study: Study) -> list[str]:
+    """Returns the names of the tasks' scores, with datasets where there are several."""
     arrows = {1: "↑", -1: "↓"}
     several = len({t.dataset for t in study.tasks}) > 1
-    names = [f"{t.name if several else t.kind} {t.score} {arrows[t.sign]}" for t in study.tasks]
-    return ["setting", "seeds", "encoder (M)", "decoders (M)", *names, "Δm ↑"]
+    return [f"{t.name if several else t.kind} {t.score} {arrows[t.sign]}" for t in study.tasks]
 
 
 def cells(study: Study, line: Line) -> list[str]:
     """Returns a line's columns as text."""
     trained = [f"{n / 1e6:.3f}" for n in line.trained] if line.trained else ["–", "–"]
-    scores = [shown(line.scores.get(t.name), 3 if t.kind == "depth" else 2) for t in study.tasks]
+    found = [shown(line.scores.get(t.name), 3 if t.kind == "depth" else 2) for t in study.tasks]
     gain = shown(line.gain, 2, sign=True) + (" *" if line.significant else "")
-    return [line.setting.name, str(line.seeds), *trained, *scores, gain]
+    return [line.setting.name, str(line.seeds), *trained, *found, gain]
 
 
 def shown(cell: Cell | None, digits: int, *, sign: bool = False) -> str:

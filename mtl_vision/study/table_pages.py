@@ -34,10 +34,9 @@ class Column(NamedTuple):
 
 def columns(found: Rebuilt) -> list[Column]:
     """Returns the columns behind the row's name."""
-    arrows = {1: "↑", -1: "↓"}
-    abouts = [f"{t.kind} {t.score} {arrows[t.sign]}" for t in found.study.tasks]
+    abouts = [*pages.scores(found.study), "Δm ↑"]
     return [
-        *(Column(about, side) for about in [*abouts, "Δm ↑"] for side in sides(found)),
+        *(Column(about, side) for about in abouts for side in sides(found)),
         *(Column(f"{what} (M)", side) for what in counted(found) for side in sides(found)[:2]),
         Column("seeds", "ours"),
     ]
@@ -206,12 +205,16 @@ def claims_markdown(answers: Sequence[Answer]) -> str:
 
 
 def results(tables: Sequence[Rebuilt], answers: Sequence[Answer]) -> str:
-    """Returns a document of all answers, and of all tables of which a row was run."""
+    """Returns a document of all answers, and of the rows of all tables that were run."""
     parts = ["# Results", INTRODUCTION, "# Claims", claims_markdown(answers)]
     for found in tables:
-        if any(line.seeds for line in found.study.lines):
+        done = [row for row in found.rows if found.line(row).seeds]
+        left = len(found.rows) - len(done)
+        rest = f" {left} more rows were not run." if left else ""
+        if done:
             command = f"python scripts/reproduce.py --table {found.name} --scale {found.scale}"
-            parts += [f"# {found.table.title}", f"`{command}`", markdown(found), note(found)]
+            shown = markdown(found._replace(rows=done))
+            parts += [f"# {found.table.title}", f"`{command}`", shown, note(found) + rest]
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 

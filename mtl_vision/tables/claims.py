@@ -74,7 +74,7 @@ CLAIMS = (
         "(arXiv 2307.15324; rows in arXiv 2606.03444).",
         {
             "plain head": ("mini:vit.conv",),
-            "plain head, four times as wide": ("mini:vit.conv_wide",),
+            "plain head, twice as wide": ("mini:vit.conv_wide",),
             "task experts": ("mini:vit.task_expert",),
             "task experts, no memory": ("mini:vit.task_expert_no_memory",),
         },

@@ -133,6 +133,13 @@ def test_gains_are_against_single_task_runs(rebuilt, tmp_path, monkeypatch):
     assert "MTLoRA (r=64)" in files[2].read_text() and "://" not in files[2].read_text()
 
 
+def test_results_have_the_rows_that_were_run(rebuilt, tmp_path):
+    empty = table.collect("m3vit.pascal", TABLES["m3vit.pascal"], "mini", range(2), tmp_path)
+    text = table_pages.results([rebuilt[0](), empty], [])
+    assert "| MTLoRA (r=64) | 67.90 |" in text and "| Polyhistor |" not in text
+    assert "15 more rows were not run." in text and "M3ViT" not in text
+
+
 def test_nothing_finished_is_a_table_of_the_paper(tmp_path):
     found = table.collect(NAME, TABLES[NAME], "mini", range(1), tmp_path)
     assert "| MTLoRA (r=64) | +2.55 | – | 8.34 | – | 0 |" in table_pages.markdown(found)
