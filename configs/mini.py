@@ -14,9 +14,10 @@ compared with start from nothing and have all tasks, for twice as long. With `la
 name the problem is one for a GPU: 128 x 128 pixels, 6000 images, a wider backbone, 4000 steps of
 32.
 
-Ranks are a quarter of the papers'. A backbone that goes on learning has a quarter of the rate: at
-the whole of it, it loses more than it gains. Fixed weights are three settings, so that the methods
-that choose weights meet a tuned one. The figures compare rows; they are no result of any paper.
+Ranks are a quarter of the papers'. A backbone that goes on learning, and MTLoRA, have a quarter of
+the rate of the heads: at the whole of it they lose more than they gain. Fixed weights are three
+settings, so that the methods that choose weights meet a tuned one. The figures compare rows; they
+are no result of any paper.
 """
 
 import copy
@@ -55,6 +56,7 @@ SMALL = {
 BEHIND = r"backbone/(generate/.*|.*/scale[12]/(linear/)*(down|up|norm)/.*)"
 FASTER, EVEN = ((BEHIND, 5.0), (".*", 1.0)), ((".*", 1.0),)
 SLOWER = (("backbone/.*", 0.25), (".*", 1.0))  # where the whole backbone goes on learning
+RATES = {"mtlora": SLOWER}  # whose factor of 4 is a rate of its own
 BACKBONES = {
     "swin": dict(embed=48, depths=(2, 2, 2), window=4, patch=8),  # of the quickstart's otherwise
     "vit": dict(name="vit", channels=96, depth=6, heads=4, patch=8, grid=(8, 8), taps=(2, 4, 6)),
@@ -200,7 +202,7 @@ def adapters() -> Rows:
     }
     for name in ADAPTERS:
         if name not in OWN_HEADS:
-            rates = FASTER if PATTERNS[name] == PATTERNS["adapter"] else EVEN
+            rates = FASTER if PATTERNS[name] == PATTERNS["adapter"] else RATES.get(name, EVEN)
             adapter = dict(name=name) | SMALL.get(name, {})
             found[name] = {"adapter": adapter, "optim.lr_scale": rates}
     found["vpt_shallow"] = found["vpt"] | {"adapter": dict(name="vpt", prompts=2, deep=False)}
