@@ -20,7 +20,6 @@ settings, so that the methods that choose weights meet a tuned one. The figures 
 are no result of any paper.
 """
 
-import copy
 from collections.abc import MutableMapping
 from typing import Any
 
@@ -169,13 +168,6 @@ def put(values: MutableMapping[str, Any], changes: Changes) -> None:
         for part in above:
             section = section[part]
         section[name] = value
-
-
-def changed(values: dict[str, Any], changes: Changes) -> dict[str, Any]:
-    """Returns a copy of a config's plain values with fields set."""
-    values = copy.deepcopy(values)
-    put(values, changes)
-    return values
 
 
 def rows(kind: str, factor: int = 1) -> Rows:
