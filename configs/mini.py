@@ -41,6 +41,7 @@ SMALL = {
     "tadformer": dict(rank=16),
     "low_rank_adapter": dict(rank=2),
     "vpt": dict(prompts=2, deep=True),
+    "phm": dict(ratio=6),
     "hyperformer": dict(embed=32),
     # About a tenth, and a few hundredths, of Hyperformer's parameters, as published.
     "polyhistor": dict(embed=18),

@@ -111,7 +111,7 @@ def write_results(file: pathlib.Path) -> None:
     found = [tables.collect(n, known[n], scale, seeds, out()) for n in names]
     claims = [] if scale == "paper" else [claim.at(scale) for claim in KNOWN]
     answered = [answers.answer(claim, seeds, out()) for claim in claims]
-    page.write_whole(file, table_pages.results(found, answered))
+    page.write_whole(file, table_pages.results(found, answered, SEEDS.value))
     print(file)
 
 

@@ -15,9 +15,10 @@ from mtl_vision.tables import Row
 
 UNSURE = " (?)"
 INTRODUCTION = """\
-Written by `python scripts/reproduce.py --results docs/results.md` from run folders. No figure here
-is of the real datasets: every run is of the small problem of `configs/mini.py`, whose images are
-rendered, and says how methods compare there. A figure without a spread is of one seed."""
+Written by `python scripts/reproduce.py --results docs/results.md --seeds {seeds}` from run folders.
+No figure here is of the real datasets: every run is of the small problem of `configs/mini.py`,
+whose images are rendered, and says how methods compare there. A figure without a spread is of one
+seed."""
 NOTES = {
     "paper": "ours and the difference to the paper, mean ± standard deviation over seeds",
     "mini": "ours is the small problem of configs/mini.py: other images, another backbone, other "
@@ -204,15 +205,17 @@ def claims_markdown(answers: Sequence[Answer]) -> str:
     return "\n".join(parts)
 
 
-def results(tables: Sequence[Rebuilt], answers: Sequence[Answer]) -> str:
+def results(tables: Sequence[Rebuilt], answers: Sequence[Answer], seeds: int) -> str:
     """Returns a document of all answers, and of the rows of all tables that were run."""
-    parts = ["# Results", INTRODUCTION, "# Claims", claims_markdown(answers)]
+    introduction = INTRODUCTION.format(seeds=seeds)
+    parts = ["# Results", introduction, "# Claims", claims_markdown(answers)]
     for found in tables:
         done = [row for row in found.rows if found.line(row).seeds]
         left = len(found.rows) - len(done)
         rest = f" {left} more rows were not run." if left else ""
         if done:
-            command = f"python scripts/reproduce.py --table {found.name} --scale {found.scale}"
+            options = f"--table {found.name} --scale {found.scale} --seeds {seeds}"
+            command = f"python scripts/reproduce.py {options}"
             shown = markdown(found._replace(rows=done))
             parts += [f"# {found.table.title}", f"`{command}`", shown, note(found) + rest]
     return "\n\n".join(part.strip() for part in parts) + "\n"

@@ -135,9 +135,10 @@ def test_gains_are_against_single_task_runs(rebuilt, tmp_path, monkeypatch):
 
 def test_results_have_the_rows_that_were_run(rebuilt, tmp_path):
     empty = table.collect("m3vit.pascal", TABLES["m3vit.pascal"], "mini", range(2), tmp_path)
-    text = table_pages.results([rebuilt[0](), empty], [])
+    text = table_pages.results([rebuilt[0](), empty], [], 2)
     assert "| MTLoRA (r=64) | 67.90 |" in text and "| Polyhistor |" not in text
     assert "15 more rows were not run." in text and "M3ViT" not in text
+    assert f"--table {NAME} --scale mini --seeds 2`" in text
 
 
 def test_nothing_finished_is_a_table_of_the_paper(tmp_path):
