@@ -69,6 +69,7 @@ WIDE = {
     "aspp": dict(widths=(16, 32, 64), width=64, dilations=(1, 2, 4)),
     "all_mlp": dict(width=64),
     "pup": dict(width=64),
+    "updecoder": dict(widths=(16, 32, 64)),
     "invpt": dict(width=64, margin=16),
     "mlore": dict(width=64, ranks=(2, 4, 6, 8, 12, 16), task_rank=8, top=4),
     "task_expert": dict(preset="tiny", memory_stride=8),

@@ -1,5 +1,7 @@
 """Runs of a study: each a command of its own, what is missing run, the rest left."""
 
+import contextlib
+import dataclasses
 import os
 import pathlib
 import queue
@@ -8,13 +10,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from absl import flags
 from ml_collections import config_flags
 
 from mtl_vision import cli
+from mtl_vision.config import Config
 from mtl_vision.errors import ConfigError, RunError
 from mtl_vision.train import folder
 
@@ -81,18 +84,51 @@ def finished(job: Job, out: pathlib.Path) -> bool:
 def check_all(jobs: Sequence[Job], out: pathlib.Path) -> list[Job]:
     """Checks every job before one starts; returns those that are not finished.
 
+    What these would begin with is planned, without an array: so a model that cannot be built, and a
+    rule that matches nothing, are said now. JAX is held to the CPU in this process, as accelerators
+    are for the runs.
+
     Raises:
       ConfigError: a job's config is wrong; names the job.
       RunError: a folder holds a run of another config.
     """
     from mtl_vision.check import check
 
+    configs, planned = {}, []
     for job in jobs:
-        try:
-            check(values(job))
-        except ConfigError as e:
-            raise ConfigError(f"{job.name}: {str(e).removeprefix(job.name + ': ')}") from e
-    return [job for job in jobs if not finished(job, out)]
+        with _naming(job):
+            configs[job.name] = dataclasses.replace(check(values(job)), seed=0)
+    missing = [job for job in jobs if not finished(job, out)]
+    for job in missing:
+        cfg = configs[job.name]
+        if cfg not in planned:  # another seed of it was
+            with _naming(job):
+                plan(cfg)
+            planned.append(cfg)
+    return missing
+
+
+def plan(cfg: Config) -> None:
+    """Plans the first state of a run, on one device and without an array.
+
+    Raises:
+      ConfigError: the model cannot be built, or a rule does not fit its parameters.
+    """
+    import jax
+
+    from mtl_vision import parallel
+    from mtl_vision.train import setup
+
+    jax.config.update("jax_platforms", "cpu")
+    setup.planned(cfg, parallel.make_mesh(devices=jax.devices()[:1]))
+
+
+@contextlib.contextmanager
+def _naming(job: Job) -> Iterator[None]:
+    try:
+        yield
+    except ConfigError as e:
+        raise ConfigError(f"{job.name}: {str(e).removeprefix(job.name + ': ')}") from e
 
 
 class Share(NamedTuple):

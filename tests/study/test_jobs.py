@@ -36,6 +36,20 @@ def test_a_wrong_override_is_said_before_anything_runs(tmp_path, override, named
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("overrides", "named"),
+    [
+        (("adapter.name=phm", "adapter.ratio=5"), "ratio"),
+        (("trainable=((r'head.*',True),(r'.*',False),(r'neck.*',True))",), "trainable"),
+        (("optim.lr_scale=((r'.*',1.0),(r'backbone/.*',0.1))",), "lr_scale"),
+    ],
+)
+def test_what_cannot_be_built_is_said_before_anything_runs(tmp_path, overrides, named):
+    with pytest.raises(ConfigError, match=f"second: .*{named}"):
+        jobs.check_all([job("first"), job("second", *overrides)], tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_finished_runs_are_left_and_strangers_refused(tmp_path):
     two = [job("a", "seed=1"), job("b", "seed=2")]
     folder.claim(tmp_path / "a", jobs.values(two[0]), tiny.ROOT)
