@@ -40,8 +40,9 @@ def main() -> None:
         return
     workdir = pathlib.Path(WORKDIR.value)
     folder.claim(workdir, values, ROOT)
-    say(plan.parameters(cfg))
-    final = loop.train(cfg, workdir, say=say)
+    with folder.alone(workdir):
+        say(plan.parameters(cfg))
+        final = loop.train(cfg, workdir, say=say)
     say(report(cfg, final))
 
 

@@ -161,8 +161,9 @@ def run(jobs: Sequence[Job], out: pathlib.Path, *, parallel: int, say: Say) -> N
             start = time.monotonic()
             code = _one(job, out, share, running)
             took = f"{time.monotonic() - start:.0f} s"
-            said = took if code == 0 else f"failed after {took}: {last_line(out / job.name)}"
-            if code:
+            how = "stopped" if stop.is_set() else "failed"
+            said = took if code == 0 else f"{how} after {took}: {last_line(out / job.name)}"
+            if code and not stop.is_set():
                 failed.append(f"{job.name} ({last_line(out / job.name)})")
             say(f"[{i + 1}/{len(jobs)}] {job.name}: {said}")
 

@@ -1,8 +1,10 @@
 """The run folder: whose it is, and what makes a second run in it the same run."""
 
+import contextlib
+import fcntl
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mtl_vision import hosts
@@ -53,6 +55,32 @@ def claim(workdir: pathlib.Path, values: Mapping[str, Any], root: pathlib.Path) 
         raise DataError(f"the run folder {workdir} cannot be used: {e.strerror}.") from e
     hosts.barrier("run folder")
     check_same(file, values)
+
+
+@contextlib.contextmanager
+def alone(workdir: pathlib.Path) -> Iterator[None]:
+    """Keeps other commands from training in `workdir` meanwhile.
+
+    The lock ends with the process, however that ends. Where the file system has none, nothing is
+    checked.
+
+    Raises:
+      RunError: another process trains there; nothing of it is changed.
+    """
+    if not hosts.first():
+        yield
+        return
+    with (workdir / ".lock").open("w") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as e:
+            raise RunError(
+                f"{workdir} is in use: another process trains there. Wait for its end or stop it, "
+                "or give another --workdir."
+            ) from e
+        except OSError:  # a file system without locks
+            pass
+        yield
 
 
 def read(workdir: pathlib.Path) -> dict[str, Any]:

@@ -1,9 +1,12 @@
 import json
+import subprocess
+import sys
 
 import pytest
 
 from mtl_vision.errors import DataError, RunError
 from mtl_vision.train import folder
+from tests import tiny
 
 VALUES = {"seed": 0, "run": {"steps": 10, "log_every": 1}, "data": {"root": "a", "x": {"root": ""}}}
 
@@ -71,3 +74,20 @@ def test_a_file_in_the_way_is_named(tmp_path):
     (tmp_path / "run").write_text("")
     with pytest.raises(DataError, match="cannot be used"):
         folder.claim(tmp_path / "run", VALUES, tmp_path)
+
+
+def test_two_commands_do_not_train_in_one_folder(tmp_path):
+    code = (
+        "import pathlib, sys\n"
+        "from mtl_vision.errors import RunError\n"
+        "from mtl_vision.train import folder\n"
+        "try:\n"
+        "    with folder.alone(pathlib.Path(sys.argv[1])):\n"
+        "        print('alone')\n"
+        "except RunError as e:\n"
+        "    print(e)\n"
+    )
+    again = [sys.executable, "-c", code, tmp_path]
+    with folder.alone(tmp_path):
+        assert "is in use" in subprocess.check_output(again, text=True, cwd=tiny.ROOT)
+    assert subprocess.check_output(again, text=True, cwd=tiny.ROOT) == "alone\n"
