@@ -1,5 +1,6 @@
 """How the benchmarks take time: in turns, and medians."""
 
+import re
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -11,8 +12,11 @@ from absl import flags
 
 REPEATS = flags.DEFINE_integer("repeats", 20, "Runs that are timed.", lower_bound=1)
 
-PIXELS = flags.DEFINE_integer(
-    "pixels", 0, "Pixels of a side in a step; 0: as the config says, 224 in optim_step."
+PIXELS = flags.DEFINE_string(
+    "pixels", "", "Size of a step's images, 224 or 448x576; as the config says, 224 in optim_step."
+)
+flags.register_validator(
+    "pixels", re.compile(r"([1-9]\d*(x[1-9]\d*)?)?").fullmatch, message="write 224 or 448x576."
 )
 BATCH = flags.DEFINE_integer(
     "batch", 0, "Images per dataset in a step; 0: as the config says, 1 in optim_step."
@@ -70,18 +74,19 @@ def random_batch(shapes):
 
 
 def resized(config, pixels=0, batch=0):
-    """Returns a config's values with the sides and the batches that the flags ask for.
+    """Returns a config's values with the sizes and the batches that the flags ask for.
 
     Args:
       config: values of a config.
       pixels: side where --pixels says nothing, 0 for the config's own.
       batch: images of every dataset where --batch says nothing, 0 for the config's own.
     """
-    pixels, batch = PIXELS.value or pixels, BATCH.value or batch
+    given = [int(side) for side in PIXELS.value.split("x") if side] or [pixels]
+    size, batch = (given[0], given[-1]), BATCH.value or batch
     data, found = dict(config["data"]), config["eval"]
     for name, value in data.items():
-        if isinstance(value, Mapping) and pixels:
-            data[name] = data[name] | {"size": (pixels, pixels)}
+        if isinstance(value, Mapping) and size[0]:
+            data[name] = data[name] | {"size": size}
         if isinstance(value, Mapping) and batch:
             data[name] = data[name] | {"batch": batch}
     if batch:
