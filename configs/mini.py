@@ -72,7 +72,7 @@ WIDE = {
     "updecoder": dict(widths=(16, 32, 64)),
     "invpt": dict(width=64, margin=16),
     "mlore": dict(width=64, ranks=(2, 4, 6, 8, 12, 16), task_rank=8, top=4),
-    "task_expert": dict(preset="tiny", memory_stride=8),
+    "task_expert": dict(preset="tiny", width=64, memory_stride=8),
 }
 TASKS = ("semseg", "normals", "sal", "human_parts")
 GRIDS = {"swin": (4, 4), "vit": (8, 8)}  # of the tap that MLoRE brings the others to

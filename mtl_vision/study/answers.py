@@ -15,8 +15,8 @@ from mtl_vision.tables.claims import Claim
 class Answer(NamedTuple):
     """A claim, what was measured about it, and what that says.
 
-    verdict: ``yes``, ``no``, ``not shown``, or ``not run``.
-    sentences: a line per row, the first about all of them.
+    verdict: ``yes``, ``in part``, ``no``, ``not shown``, ``no loss shown``, or ``not run``.
+    sentences: the first about all rows, then a line per row: what is claimed, then the rest.
     """
 
     claim: Claim
@@ -36,9 +36,11 @@ def answer(claim: Claim, seeds: Sequence[int], out: pathlib.Path) -> Answer:
     study = summary.study(settings, found, base)
     theirs = next(line for line in study.lines if line.setting.name == base)
     ours = [x for x in study.lines if x.gain and x.setting.name not in claim.against]
-    found_out = {line.setting.name: judged(line, claim.match) for line in ours}
-    lines = [said(line, theirs, found_out[line.setting.name]) for line in ours]
-    return Answer(claim, study, overall(list(found_out.values())), [headline(theirs), *lines])
+    ours.sort(key=lambda line: line.setting.name in claim.beside)
+    judgements = {line.setting.name: judged(line, claim.match) for line in ours}
+    lines = [said(line, theirs, judgements[line.setting.name]) for line in ours]
+    claimed = [word for name, word in judgements.items() if name not in claim.beside]
+    return Answer(claim, study, overall(claimed), [headline(theirs), *lines])
 
 
 def best(names: Sequence[str], found: dict[str, list[Run]]) -> str:
@@ -55,12 +57,18 @@ def judged(line: Line, match: bool) -> str:
 
 
 def overall(found: Sequence[str]) -> str:
-    """Returns the verdict over several rows."""
+    """Returns the verdict over the rows of a claim; "not run" without any."""
     kinds = set(found)
-    if len(kinds) > 1:
+    good = {"better", "no loss shown"}
+    if not kinds:
+        return "not run"
+    if kinds == {"better"}:
+        return "yes"
+    if kinds <= good:
+        return "no loss shown"
+    if kinds & good:
         return "in part"
-    known = {"better": "yes", "worse": "no", "no loss shown": "no loss shown"}
-    return known.get(kinds.pop(), "not shown")
+    return "no" if kinds == {"worse"} else "not shown"
 
 
 def headline(base: Line) -> str:

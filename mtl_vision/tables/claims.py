@@ -16,6 +16,7 @@ class Claim:
       rows: by label, the entries (see `tables.entries.load`) whose runs make it up.
       against: labels of rows that the others must beat; of several, the best one counts.
       match: whether no loss, rather than a gain, is the claim.
+      beside: labels of rows that are compared too and are no part of what is claimed.
     """
 
     name: str
@@ -24,6 +25,7 @@ class Claim:
     rows: dict[str, tuple[str, ...]]
     against: tuple[str, ...]
     match: bool = False
+    beside: tuple[str, ...] = ()
 
     def at(self, scale: str) -> "Claim":
         """Returns the claim about the runs of another scale, ``mini`` or ``mini_large``."""
@@ -52,6 +54,7 @@ CLAIMS = (
             "MTLoRA, rank 64": _swin("mtlora_r64"),
         },
         (FULL,),
+        beside=(DECODERS,),
     ),
     Claim(
         "polyhistor",
@@ -66,6 +69,7 @@ CLAIMS = (
         },
         ("Hyperformer",),
         match=True,
+        beside=(DECODERS,),
     ),
     Claim(
         "task_expert",
@@ -79,6 +83,7 @@ CLAIMS = (
             "task experts, no memory": ("mini:vit.task_expert_no_memory",),
         },
         ("plain head",),
+        beside=("plain head, twice as wide", "task experts, no memory"),
     ),
     Claim(
         "joint",
