@@ -2,7 +2,7 @@ r"""Measures, side by side in one run, and prints the ratio to what it is compar
 
   python scripts/benchmark.py step    --config configs/quickstart.py   # compile, step, dispatch
   python scripts/benchmark.py step    --config configs/mtl_swin_t_hrnet.py \
-      --beside configs/mtlora_r64.py,configs/lora.py [--pixels 448x576] [--batch 2]
+      --beside configs/mtlora_r64.py,configs/lora.py [--pixels 224|448x576] [--batch 2]
   python scripts/benchmark.py input   [--against plain]                # transforms, images/s/core
   python scripts/benchmark.py reading --config configs/joint_vit_b_conv.py [--against torch]
                                                                        # batches from files

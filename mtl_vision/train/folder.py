@@ -66,11 +66,16 @@ def alone(workdir: pathlib.Path) -> Iterator[None]:
 
     Raises:
       RunError: another process trains there; nothing of it is changed.
+      DataError: the folder cannot be written.
     """
     if not hosts.first():
         yield
         return
-    with (workdir / ".lock").open("w") as file:
+    try:
+        file = (workdir / ".lock").open("a")
+    except OSError as e:
+        raise DataError(f"the run folder {workdir} cannot be used: {e.strerror}.") from e
+    with file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError) as e:

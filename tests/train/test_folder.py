@@ -76,6 +76,12 @@ def test_a_file_in_the_way_is_named(tmp_path):
         folder.claim(tmp_path / "run", VALUES, tmp_path)
 
 
+def test_a_folder_that_cannot_be_locked_is_named(tmp_path):
+    (tmp_path / ".lock").mkdir()
+    with pytest.raises(DataError, match="cannot be used"), folder.alone(tmp_path):
+        pass
+
+
 def test_two_commands_do_not_train_in_one_folder(tmp_path):
     code = (
         "import pathlib, sys\n"
