@@ -14,6 +14,11 @@ compared with start from nothing and have all tasks, for twice as long. With `la
 name the problem is one for a GPU: 128 x 128 pixels, 6000 images, a wider backbone, 4000 steps of
 32.
 
+`edges.` before a row that adapts the backbone makes it harder for the heads alone: the backbone has
+learned nothing but edges, `edges.backbone`, the heads are All-MLP, which see one place at a time,
+and learn for eight times as long. What `backbone` has learned serves the other tasks as it is, so
+there whatever adapts it gains little.
+
 Ranks are a quarter of the papers'. A backbone that goes on learning, and MTLoRA, have a quarter of
 the rate of the heads: at the whole of it they lose more than they gain. Fixed weights are three
 settings, so that the methods that choose weights meet a tuned one. The figures compare rows; they
@@ -95,7 +100,7 @@ WIDER = {
 }
 
 # Rows from nothing and their datasets, all tasks of each; other rows have four of synth_pascal.
-BACKBONE = "backbone"
+BACKBONE, EDGES = "backbone", "edges."
 SCRATCH = {
     BACKBONE: ("synth_nyud",),
     "joint": ("synth_pascal", "synth_nyud"),
@@ -121,15 +126,24 @@ def get_config(row: str = "swin.full") -> mlc.ConfigDict:
             f"configs/mini.py:swin.mtlora, with one of {', '.join(GRIDS)} before the dot."
         )
     size = "large." if large == "large" else ""
+    far = EDGES if name.startswith(EDGES) else ""
+    name = name.removeprefix(far)
     c = base(kind)
     factor = 2 if size else 1
     if size:
         put(c, LARGE | WIDER[kind])
-    if name in SCRATCH:
+    if name == BACKBONE or name in SCRATCH and not far:
         from_nothing(c, name)
+        if far:
+            c.data.synth_nyud.tasks = ("edge",)
+            c.run.steps //= 2
     else:
-        put(c, lookup(rows(kind, factor), name, "row"))
-        c.init_from = f"runs/mini/mini.{size}{kind}.{BACKBONE}/seed0"
+        found = adapters() if far else rows(kind, factor)
+        put(c, lookup(found, name, "row"))
+        c.init_from = f"runs/mini/mini.{size}{kind}.{far}{BACKBONE}/seed0"
+        if far:
+            c.decoder = dict(name="all_mlp", **WIDE["all_mlp"])
+            c.run.steps *= 8
     for dataset in ("synth_pascal", "synth_nyud"):
         if dataset in c.data:
             height, width = SIDES[dataset]

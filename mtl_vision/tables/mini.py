@@ -100,10 +100,10 @@ EXPERTS = ("task_expert", "task_expert_no_memory", "task_expert_one_expert")
 VIT_ONLY = ("task_prompter", "conv_m3vit", "conv_m3vit_anchored")
 
 
-def _study(title: str, kind: str, rows: tuple[str, ...]) -> Table:
+def _study(title: str, prefix: str, rows: tuple[str, ...]) -> Table:
     return Table(
         title=title,
-        configs={row: (f"mini:{kind}.{row}",) for row in rows},
+        configs={row: (f"mini:{prefix}.{row}",) for row in rows},
         base=rows[0],
         labels={row: row for row in rows},
     )
@@ -111,7 +111,7 @@ def _study(title: str, kind: str, rows: tuple[str, ...]) -> Table:
 
 # Tables of the small problem alone.
 STUDIES: dict[str, Table] = {
-    "mini.adapters": _study("Adapters on one small problem", "swin", BASES + ADAPTERS),
+    "mini.adapters": _study("Adapters on one small problem", "swin.edges", BASES + ADAPTERS),
     "mini.decoders_swin": _study("Decoders on a small Swin", "swin", DECODERS + EXPERTS),
     "mini.decoders_vit": _study("Decoders on a small ViT", "vit", DECODERS + EXPERTS + VIT_ONLY),
 }

@@ -50,6 +50,20 @@ def test_backbones_come_first_and_once(tmp_path):
     assert jobs.values(then[-1])["init_from"] == ""
 
 
+def test_rows_on_a_backbone_of_edges_start_from_it(tmp_path):
+    (first,), (then,) = entries.plan(["mini:swin.edges.lora"], [0], tmp_path)
+    assert first.name == "mini.swin.edges.backbone/seed0"
+    base, row = jobs.values(first), jobs.values(then)
+    assert {name: d["tasks"] for name, d in base["data"].items() if name.startswith("synth")} == {
+        "synth_nyud": ("edge",)
+    }
+    assert row["init_from"] == str(tmp_path / first.name)
+    assert (row["adapter"]["name"], row["decoder"]["name"]) == ("lora", "all_mlp")
+    assert base["decoder"]["name"] == "conv"
+    with pytest.raises(ConfigError, match="'joint' is not one of adapter, "):
+        jobs.values(entries.of("mini:swin.edges.joint", 0, ()))
+
+
 @pytest.mark.parametrize("name", MINI)
 def test_rows_of_reduced_size_are_rows_of_the_table(name):
     ids = {row.id for row in table.published_rows(TABLES[name])}
@@ -72,8 +86,8 @@ def test_tables_of_the_small_problem_have_all_its_rows():
 
 def test_what_nobody_published_has_no_columns_of_a_paper(tmp_path):
     for seed, scores in enumerate([(20.0, 40.0), (10.0, 40.0)]):
-        finish(tmp_path, "mini:swin.decoders", seed, scores)
-        finish(tmp_path, "mini:swin.lora", seed, (scores[0] + 3, 40.0), trained=7168)
+        finish(tmp_path, "mini:swin.edges.decoders", seed, scores)
+        finish(tmp_path, "mini:swin.edges.lora", seed, (scores[0] + 3, 40.0), trained=7168)
     name = "mini.adapters"
     found = table.collect(name, STUDIES[name], "mini", range(2), tmp_path)
     lines = [line.split(" | ") for line in table_pages.markdown(found).splitlines()]
@@ -89,8 +103,9 @@ def test_every_entry_of_reduced_size_can_be_run(tmp_path):
     wanted += [e for study in STUDIES.values() for row in study.configs.values() for e in row]
     wanted += [e for claim in CLAIMS for row in claim.rows.values() for e in row]
     wanted += [e for row in CLAIMS[0].at("mini_large").rows.values() for e in row]
-    wanted = [e for e in wanted if "@" not in e or e.endswith("@normals")]  # of a row all are alike
-    stages = entries.plan(wanted, [0], tmp_path)
+    # One of those that differ in their tasks and in what they start from.
+    kinds = {e.partition("@")[0].replace("edges.", ""): e for e in wanted}
+    stages = entries.plan(kinds.values(), [0], tmp_path)
     assert [len(jobs.check_all(stage, tmp_path)) for stage in stages] == [len(s) for s in stages]
 
 
