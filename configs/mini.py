@@ -55,7 +55,12 @@ SMALL = {
     "polyhistor_lite_v": dict(
         name="polyhistor_lite", embed=8, rank=2, ratio=4, norm="shared", projection=(8, 16)
     ),
-    "mhr": dict(rank=4),
+    "mhr": dict(rank=4, alpha=16.0, relaxed=False),  # as microsoft/mttl has it
+    # Two passes over the data, as in the paper. Its weight of 1 is for SGD: under Adam it ends
+    # every change before one is learned.
+    "taps": dict(warmup=1000, penalty=0.01),
+    # Evaluated at the centre: batch norms of heads need draws near it.
+    "palora": dict(concentration=10.0),
 }
 # Maps behind attention and MLP end in a norm whose scale starts at 0, and hardly learn else.
 BEHIND = r"backbone/(generate/.*|.*/scale[12]/(linear/)*(down|up|norm)/.*)"

@@ -36,7 +36,7 @@ def stepping(config: Mapping[str, Any]) -> None:
     print(" ".join(plan.parameters(cfg).splitlines()[-1].split()), "(frozen, trained)")
     mesh, made = setup.start(cfg)
     batch = random_batch(plan.batch_shapes(cfg, mesh))
-    forward = losses_alone(cfg, mesh, made, batch)
+    forward, _ = losses_alone(cfg, mesh, made, batch)
     plain, cost = compiled_step(cfg, batch)
     print(f"plain: {cost}")
     for what, changes in cases():

@@ -61,11 +61,12 @@ def step(name: str, config: Mapping[str, Any]) -> Step:
     lines = [f"model and state {time.perf_counter() - start:.2f} s"]
     train_step = setup.train_step(cfg, mesh, made)
     batch = random_batch(plan.batch_shapes(cfg, mesh))
-    forward = losses_alone(cfg, mesh, made, batch)
+    forward, work = losses_alone(cfg, mesh, made, batch)
     start = time.perf_counter()
     compiled = train_step.lower(made.state, batch).compile()
     lines.append(f"compile {time.perf_counter() - start:.2f} s")
     lines += [f"{what} {value}" for what, value in plan.cost(compiled, mesh)]
+    lines.append(f"forward {work / 1e9:.2f} G")
     print(f"{name}: {', '.join(lines)}", flush=True)
     state = made.state
 

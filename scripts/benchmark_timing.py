@@ -94,8 +94,8 @@ def resized(config, pixels=0, batch=0):
     return {**config, "data": data, "eval": found}
 
 
-def losses_alone(cfg: Any, mesh: Any, made: Any, batch: Any) -> Callable[[], None]:
-    """Returns the compiled forward pass of all tasks."""
+def losses_alone(cfg: Any, mesh: Any, made: Any, batch: Any) -> tuple[Callable[[], None], float]:
+    """Returns the compiled forward pass of all tasks, and its floating-point operations."""
     import jax
 
     from mtl_vision import build, parallel
@@ -110,4 +110,5 @@ def losses_alone(cfg: Any, mesh: Any, made: Any, batch: Any) -> Callable[[], Non
         return LOSSES(here, state.trainable, state.stats, batch, state.key, 1)[1][0]
 
     compiled = losses.lower(made.state, batch).compile()
-    return lambda: jax.block_until_ready(compiled(made.state, batch))
+    work = (compiled.cost_analysis() or {}).get("flops", float("nan"))
+    return lambda: jax.block_until_ready(compiled(made.state, batch)), work

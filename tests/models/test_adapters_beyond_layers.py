@@ -142,7 +142,7 @@ def test_dora_normalises_outputs_and_gives_tasks_the_shared_response():
 
 
 def test_mhr_mixes_factors_by_task_and_head():
-    size = dict(tasks=T, skills=3, heads=2, rank=2, alpha=4.0)
+    size = dict(tasks=T, skills=3, heads=2, rank=2, alpha=4.0, relaxed=True)
     part, u = moved(Skills(C, D, **size, dtype=None, rngs=rngs())), x(T)
     v = values(part)
     p = 1 / (1 + np.exp(-v["logits"][1]))
@@ -153,6 +153,8 @@ def test_mhr_mixes_factors_by_task_and_head():
     drawn = part.weights(KEY)
     agree(drawn.sum(-1), np.ones((T, 2)))
     assert jnp.abs(drawn - part.weights()).max() > 0.1
+    part.relaxed = False
+    np.testing.assert_array_equal(part.weights(KEY), part.weights())
     with pytest.raises(ConfigError, match="heads=4 does not divide a layer 4 -> 6"):
         Skills(C, D, **size | dict(heads=4), dtype=None, rngs=rngs())
 

@@ -33,8 +33,8 @@ class Skills(nnx.Module):
     """``alpha / R x_t A_t B_t``, mixed from skills: ``[1 or T, ..., C]`` -> ``[T, ..., D]``.
 
     ``A_t = sum_s w_ts A_s`` and ``B_t`` likewise, in each head for itself, with
-    ``w_ts = p_ts / sum_s p_ts`` and ``p = sigmoid(logits)``; with a key p is drawn from the relaxed
-    Bernoulli distribution of temperature 1.
+    ``w_ts = p_ts / sum_s p_ts`` and ``p = sigmoid(logits)``; with a key p is drawn, if it is
+    `relaxed`, from the relaxed Bernoulli distribution of temperature 1.
 
     Args:
       d_in, d_out: C, D; multiples of `heads`.
@@ -43,6 +43,7 @@ class Skills(nnx.Module):
       heads: q.
       rank: R.
       alpha: numerator of the factor.
+      relaxed: whether p is drawn.
       dtype: compute type.
       rngs: of the parameters.
     """
@@ -57,6 +58,7 @@ class Skills(nnx.Module):
         heads: int,
         rank: int,
         alpha: float,
+        relaxed: bool,
         dtype: Dtype,
         rngs: nnx.Rngs,
     ):
@@ -71,12 +73,12 @@ class Skills(nnx.Module):
         shape = tasks, heads, skills
         draw = jax.random.uniform(rngs.params(), shape, jnp.float32, -SPREAD, SPREAD)
         self.logits = TaskParam(draw)
-        self.scale, self.dtype = alpha / rank, dtype
+        self.scale, self.relaxed, self.dtype = alpha / rank, relaxed, dtype
 
     def weights(self, key: jax.Array | None = None) -> jax.Array:
         """Returns w, ``[T, q, S]``."""
         logits = self.logits[...]
-        if key is not None:
+        if key is not None and self.relaxed:
             logits = logits + jax.random.logistic(key, logits.shape, logits.dtype)
         p = jax.nn.sigmoid(logits)
         return p / (p.sum(-1, keepdims=True) + 1e-12)
@@ -107,7 +109,8 @@ class MHRLinear(nnx.Module):
     Args:
       linear: the layer, ``[..., C]`` -> ``[..., D]``.
       owners: who has parameters.
-      skills, heads, rank, alpha: of `Skills`; the common branch has the same rank and factor.
+      skills, heads, rank, alpha, relaxed: of `Skills`; the common branch has the same rank and
+        factor.
       dtype: compute type.
       rngs: of the parameters.
     """
@@ -121,6 +124,7 @@ class MHRLinear(nnx.Module):
         heads: int,
         rank: int,
         alpha: float,
+        relaxed: bool,
         dtype: Dtype,
         rngs: nnx.Rngs,
     ):
@@ -128,6 +132,7 @@ class MHRLinear(nnx.Module):
         self.linear, self.owners, self.scale = linear, owners, alpha / rank
         self.lora = LowRank(*size, rank, **made) if owners.common else None
         own = dict(tasks=owners.tasks, skills=skills, heads=heads, rank=rank, alpha=alpha)
+        own["relaxed"] = relaxed
         self.skills = Skills(*size, **own, **made) if owners.tasks else None
         if owners.mixed:
             self.carried = owners.carried
@@ -164,6 +169,7 @@ def mhr(
     heads: int = 1,
     rank: Numbers = 8,
     alpha: Numbers = 1.0,
+    relaxed: bool = True,
     share: str = "none",
     dtype: Dtype = None,
     rngs: nnx.Rngs,
@@ -180,6 +186,9 @@ def mhr(
       heads: q, which divides all widths; 1 for Polytropon.
       rank: R.
       alpha: the factor is alpha / R.
+      relaxed: whether training draws the weights, as huggingface/peft does; microsoft/mttl trains
+        with those it evaluates, and alpha 16. Draws of every step are another mixture than what is
+        evaluated, which statistics of batch norms in decoders do not forgive.
       share: ``none`` for mixtures in all layers, or ``last`` for mixtures in the last block of a
         stage, in the place of MTLoRA's branches per task, and a branch for all everywhere.
       dtype: compute type.
@@ -197,7 +206,7 @@ def mhr(
     ranks, alphas = per_stage(rank, stages, "rank"), per_stage(alpha, stages, "alpha")
 
     def edit(block, place, rngs):
-        made = dict(skills=skills, heads=heads, dtype=dtype, rngs=rngs)
+        made = dict(skills=skills, heads=heads, relaxed=relaxed, dtype=dtype, rngs=rngs)
         made |= dict(rank=ranks[place.stage], alpha=alphas[place.stage])
         for site, late in SITES.items():
             owners = owned(place, late)
