@@ -59,6 +59,7 @@ def steps():
             (("mtlora", "polyhistor"), "task_expert", "pcgrad"),
             (("none",), "mlore", "sum"),
             (("polyhistor",), "hrnet", "graddrop"),
+            (("palora",), "conv", "pcgrad"),
         ]
     chosen = [name for name in ("none", *ADAPTERS) if name not in SWIN_ONLY]
     methods = itertools.cycle(("sum", "pcgrad", "graddrop"))
@@ -114,6 +115,7 @@ def traced(cfg):
         graphdef=graphdef,
         groups=build.groups(cfg),
         tx=tx,
+        prefer=build.preferences(cfg),
         **setup.strategies(cfg),
     )
     return state, *jax.eval_shape(step, state, plan.batch_shapes(cfg, mesh))
