@@ -112,6 +112,9 @@ SCRATCH = {
     "alone_pascal": ("synth_pascal",),
     "alone_nyud": ("synth_nyud",),
 }
+# What `edges.` changes: in what the backbone learns, and in what is put on it.
+ONLY_EDGES = {"data.synth_nyud.tasks": ("edge",)}
+ON_EDGES = {"decoder": dict(name="all_mlp", **WIDE["all_mlp"])}
 # Of arXiv 2403.20320's code; and no weights at all. The small problem's own are the third setting.
 WEIGHTS = {
     "weights_published": dict(semseg=1.0, normals=10.0, sal=5.0, human_parts=2.0),
@@ -131,24 +134,21 @@ def get_config(row: str = "swin.full") -> mlc.ConfigDict:
             f"configs/mini.py:swin.mtlora, with one of {', '.join(GRIDS)} before the dot."
         )
     size = "large." if large == "large" else ""
-    far = EDGES if name.startswith(EDGES) else ""
-    name = name.removeprefix(far)
+    start = EDGES if name.startswith(EDGES) else ""
+    name = name.removeprefix(start)
     c = base(kind)
     factor = 2 if size else 1
     if size:
         put(c, LARGE | WIDER[kind])
-    if name == BACKBONE or name in SCRATCH and not far:
+    found = adapters() if start else rows(kind, factor)
+    if name == BACKBONE or (name in SCRATCH and not start):
         from_nothing(c, name)
-        if far:
-            c.data.synth_nyud.tasks = ("edge",)
-            c.run.steps //= 2
     else:
-        found = adapters() if far else rows(kind, factor)
         put(c, lookup(found, name, "row"))
-        c.init_from = f"runs/mini/mini.{size}{kind}.{far}{BACKBONE}/seed0"
-        if far:
-            c.decoder = dict(name="all_mlp", **WIDE["all_mlp"])
-            c.run.steps *= 8
+        c.init_from = f"runs/mini/mini.{size}{kind}.{start}{BACKBONE}/seed0"
+    if start:
+        put(c, ONLY_EDGES if name == BACKBONE else ON_EDGES)
+        c.run.steps = int(c.run.steps * (0.5 if name == BACKBONE else 8))
     for dataset in ("synth_pascal", "synth_nyud"):
         if dataset in c.data:
             height, width = SIDES[dataset]

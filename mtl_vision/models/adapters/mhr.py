@@ -131,9 +131,8 @@ class MHRLinear(nnx.Module):
         size, made = widths(linear), dict(dtype=dtype, rngs=rngs)
         self.linear, self.owners, self.scale = linear, owners, alpha / rank
         self.lora = LowRank(*size, rank, **made) if owners.common else None
-        own = dict(tasks=owners.tasks, skills=skills, heads=heads, rank=rank, alpha=alpha)
-        own["relaxed"] = relaxed
-        self.skills = Skills(*size, **own, **made) if owners.tasks else None
+        own = dict(skills=skills, heads=heads, rank=rank, alpha=alpha, relaxed=relaxed, **made)
+        self.skills = Skills(*size, tasks=owners.tasks, **own) if owners.tasks else None
         if owners.mixed:
             self.carried = owners.carried
 
