@@ -7,7 +7,7 @@ A reconstruction from the abstract of arXiv 2307.15324, whose code is not public
 `models.decoders.task_expert`. The recipe is that of the same authors' TaskPrompter: 512x512, 4
 images a step, Adam 2e-5 with coupled decay on everything, poly 0.9 over 40,000 steps, clipping at
 10. It has 418,395,438 parameters, as many millions as later papers give. From scratch, because no
-pretrained weights are at hand. Not measured yet.
+pretrained weights are at hand. No score was measured yet.
 """
 
 import ml_collections as mlc
